@@ -47,10 +47,7 @@ void *mem_alloc(size_t bytes)
     return p;
 }
 
-void mem_free(void *p)
-{
-    free(p);
-}
+void mem_free(void *p) { free(p); }
 
 void *mem_reserve(size_t bytes, bool huge)
 {

@@ -8,7 +8,18 @@
 #include "base.h"
 
 enum gguf_kind {
-    GGUF_U8, GGUF_I8, GGUF_U16, GGUF_I16, GGUF_U32, GGUF_I32, GGUF_F32, GGUF_BOOL, GGUF_STR, GGUF_ARR, GGUF_U64, GGUF_I64,
+    GGUF_U8,
+    GGUF_I8,
+    GGUF_U16,
+    GGUF_I16,
+    GGUF_U32,
+    GGUF_I32,
+    GGUF_F32,
+    GGUF_BOOL,
+    GGUF_STR,
+    GGUF_ARR,
+    GGUF_U64,
+    GGUF_I64,
     GGUF_F64
 };
 
@@ -18,33 +29,33 @@ struct gguf_str {
 };
 
 struct gguf_kv {
-    const char *key;        /* NUL-terminated */
-    enum gguf_kind kind;    /* of the value; GGUF_ARR for arrays */
+    const char *key; /* NUL-terminated */
+    enum gguf_kind kind; /* of the value; GGUF_ARR for arrays */
     enum gguf_kind element; /* of an array's elements */
-    size_t n;               /* elements; 1 for scalars */
-    const uint8_t *data;    /* unaligned, little endian */
+    size_t n; /* elements; 1 for scalars */
+    const uint8_t *data; /* unaligned, little endian */
     struct gguf_str *strings; /* [n] for GGUF_STR scalars and arrays, else NULL */
 };
 
 enum { GGUF_MAX_DIMS = 4 };
 struct gguf_tensor {
     const char *name; /* NUL-terminated */
-    int type;         /* enum qn_type of quant/quant.h */
+    int type; /* enum qn_type of quant/quant.h */
     int n_dims;
     int64_t ne[GGUF_MAX_DIMS]; /* ne[0] is the contiguous one; unused ones are 1 */
-    const uint8_t *data;       /* in the map, aligned as the file says */
+    const uint8_t *data; /* in the map, aligned as the file says */
     size_t bytes;
-    int part;                  /* index of the file it came from */
+    int part; /* index of the file it came from */
 };
 
 struct gguf {
-    char *path;      /* of the first part, for messages */
+    char *path; /* of the first part, for messages */
     int n_parts;
     struct file_map *parts; /* [n_parts] */
     size_t n_kv, n_tensors;
-    struct gguf_kv *kv;         /* [n_kv] in file order */
+    struct gguf_kv *kv; /* [n_kv] in file order */
     struct gguf_tensor *tensors; /* [n_tensors] in file order, part by part */
-    void *index;                 /* name look-up, private */
+    void *index; /* name look-up, private */
 };
 
 /* Opens path and, for a split model, its sibling parts.  With vocab_only the tensor tables are checked, but parts other

@@ -30,19 +30,19 @@ extern "C" {
 #define QN_BITS 1
 
 enum {
-    QN_E_IO = -1,          /* a file cannot be opened, read or written */
-    QN_E_FORMAT = -2,      /* a file is not what it should be */
+    QN_E_IO = -1, /* a file cannot be opened, read or written */
+    QN_E_FORMAT = -2, /* a file is not what it should be */
     QN_E_UNSUPPORTED = -3, /* well formed, but not something this build can run */
-    QN_E_MEMORY = -4,      /* not enough memory */
-    QN_E_ARGUMENT = -5,    /* a value given by the caller is out of range */
-    QN_E_NOSPACE = -6,     /* the context of a sequence is full */
-    QN_E_NUMERIC = -7,     /* NaN logits: the text names the layer */
-    QN_E_TEMPLATE = -8,    /* a chat template refuses, or exceeds its budget */
-    QN_E_CANCELLED = -9    /* the progress callback asked to stop */
+    QN_E_MEMORY = -4, /* not enough memory */
+    QN_E_ARGUMENT = -5, /* a value given by the caller is out of range */
+    QN_E_NOSPACE = -6, /* the context of a sequence is full */
+    QN_E_NUMERIC = -7, /* NaN logits: the text names the layer */
+    QN_E_TEMPLATE = -8, /* a chat template refuses, or exceeds its budget */
+    QN_E_CANCELLED = -9 /* the progress callback asked to stop */
 };
 
 struct qn_error {
-    int code;        /* one of QN_E_* */
+    int code; /* one of QN_E_* */
     char text[1024]; /* one line, no newline at its end, UTF-8 */
 };
 
@@ -56,24 +56,24 @@ enum qn_delta_form { QN_DELTA_EXACT, QN_DELTA_CHUNKED /* tests and measurements 
 enum qn_log_level { QN_LOG_WARN, QN_LOG_INFO, QN_LOG_DEBUG };
 
 struct qn_options {
-    const char *model;       /* path of the GGUF file, the first part of a split one */
-    int vocab_only;          /* read metadata and vocabulary only: no tensors, no evaluation; default 0 */
-    int n_threads;           /* workers in steps of up to n_seq rows; 0 = physical cores within affinity and quota; 0..1024 */
-    int n_threads_batch;     /* workers in larger steps; 0 = n_threads */
-    int n_ctx;               /* positions a sequence can hold; 0 = min(the model's context length, 4096) */
-    int n_seq;               /* sequences alive at once; 0 = 1; 1..1024 */
-    int n_ubatch;            /* rows a step computes at once; 0 = 512; 1..8192 */
-    enum qn_kv_type type_k;  /* of the KV cache's keys */
-    enum qn_kv_type type_v;  /* of the KV cache's values */
+    const char *model; /* path of the GGUF file, the first part of a split one */
+    int vocab_only; /* read metadata and vocabulary only: no tensors, no evaluation; default 0 */
+    int n_threads; /* workers in steps of up to n_seq rows; 0 = physical cores within affinity and quota; 0..1024 */
+    int n_threads_batch; /* workers in larger steps; 0 = n_threads */
+    int n_ctx; /* positions a sequence can hold; 0 = min(the model's context length, 4096) */
+    int n_seq; /* sequences alive at once; 0 = 1; 1..1024 */
+    int n_ubatch; /* rows a step computes at once; 0 = 512; 1..8192 */
+    enum qn_kv_type type_k; /* of the KV cache's keys */
+    enum qn_kv_type type_v; /* of the KV cache's values */
     enum qn_delta_form delta;
-    int no_numa;             /* do not pin workers or place memory; default 0 */
-    const char *isa;         /* kernel level; NULL or "auto" = the best this machine has; else c, avx2, avx512, neon, i8mm */
-    const char *pre;         /* pre-tokenizer, overrides tokenizer.ggml.pre; NULL = the file's */
+    int no_numa; /* do not pin workers or place memory; default 0 */
+    const char *isa; /* kernel level; NULL or "auto" = the best this machine has; else c, avx2, avx512, neon, i8mm */
+    const char *pre; /* pre-tokenizer, overrides tokenizer.ggml.pre; NULL = the file's */
     const char *template_text; /* chat template, overrides the file's; NULL = the file's */
 
     /* rope overrides; 0 / NULL = the file's */
     float rope_freq_base;
-    float rope_scale;        /* context extension factor */
+    float rope_scale; /* context extension factor */
     const char *rope_scaling; /* none, linear, yarn */
 
     /* Called from the calling thread while a model loads, share in 0..1; a non-zero return cancels.  May be NULL. */
@@ -88,19 +88,19 @@ QN_API int qn_open(qn_engine **out, const struct qn_options *o, struct qn_error 
 QN_API void qn_close(qn_engine *e); /* NULL is fine; all its sequences must be gone */
 
 struct qn_model_info {
-    const char *arch, *name;    /* general.architecture, general.name ("" when absent) */
-    const char *description;    /* e.g. "qwen35moe 35B, IQ4_XS" */
+    const char *arch, *name; /* general.architecture, general.name ("" when absent) */
+    const char *description; /* e.g. "qwen35moe 35B, IQ4_XS" */
     int n_vocab, n_layer, n_embd;
-    int n_ctx_train;            /* the model's context length */
-    int n_ctx;                  /* positions a sequence of this engine can hold */
+    int n_ctx_train; /* the model's context length */
+    int n_ctx; /* positions a sequence of this engine can hold */
     int n_threads, n_threads_batch;
-    int64_t n_params;           /* all weights */
-    size_t bytes_weights;       /* tensors as held in memory */
-    size_t bytes_per_seq;       /* KV cache and states of one full sequence */
-    size_t bytes_step;          /* scratch of a step */
-    const char *isa;            /* kernel level in use */
+    int64_t n_params; /* all weights */
+    size_t bytes_weights; /* tensors as held in memory */
+    size_t bytes_per_seq; /* KV cache and states of one full sequence */
+    size_t bytes_step; /* scratch of a step */
+    const char *isa; /* kernel level in use */
     int id_bos, id_eos, id_eot, id_pad; /* -1 when the file has none */
-    int add_bos;                /* the file asks for BOS in front of a text */
+    int add_bos; /* the file asks for BOS in front of a text */
     int has_template;
 };
 /* Strings live as long as the engine. */
@@ -119,9 +119,9 @@ QN_API int qn_seq_len(const qn_seq *s); /* tokens evaluated so far */
 enum qn_logits { QN_LOGITS_NONE, QN_LOGITS_LAST, QN_LOGITS_ALL };
 
 struct qn_span {
-    qn_seq *seq;        /* a sequence may occur in one span of a call only */
+    qn_seq *seq; /* a sequence may occur in one span of a call only */
     const int32_t *ids; /* [n], each 0 <= id < n_vocab */
-    int n;              /* >= 1 */
+    int n; /* >= 1 */
     enum qn_logits logits;
 };
 
@@ -134,7 +134,7 @@ QN_API int qn_eval(qn_engine *e, const struct qn_span *spans, int n_spans, float
 
 enum {
     QN_TOK_SPECIAL = 1, /* control tokens (type 3) in the text are recognised; user-defined ones always are */
-    QN_TOK_BOS = 2      /* put BOS in front if the file asks for it */
+    QN_TOK_BOS = 2 /* put BOS in front if the file asks for it */
 };
 
 /* Text to ids.  special: NULL, or one byte per byte of text: control tokens are recognised only where every byte is
@@ -154,7 +154,7 @@ QN_API int qn_token_is_stop(const qn_engine *e, int32_t id);
 struct qn_detok {
     char held[8]; /* an unfinished character */
     int n_held;
-    int started;  /* SentencePiece: the first space is dropped */
+    int started; /* SentencePiece: the first space is dropped */
 };
 /* Writes at most cap bytes (cap >= token length + 8) and returns their number; invalid bytes pass unchanged once it is
  * clear that they start no character. */
@@ -164,14 +164,14 @@ QN_API size_t qn_detok_end(struct qn_detok *d, char *out, size_t cap); /* what w
 /* Chat template.  All JSON arguments are texts; tools, kwargs and now may be NULL. */
 struct qn_render_args {
     const char *template_text; /* NULL = the engine's */
-    const char *messages;      /* JSON array of messages */
-    const char *tools;         /* JSON array */
-    const char *kwargs;        /* JSON object: more variables, e.g. {"enable_thinking": false} */
-    const char *now;           /* "YYYY-MM-DD HH:MM:SS" for strftime_now; NULL = local time */
+    const char *messages; /* JSON array of messages */
+    const char *tools; /* JSON array */
+    const char *kwargs; /* JSON object: more variables, e.g. {"enable_thinking": false} */
+    const char *now; /* "YYYY-MM-DD HH:MM:SS" for strftime_now; NULL = local time */
     int add_generation_prompt; /* value of the variable unless kwargs has it */
 };
 struct qn_text {
-    char *bytes;      /* [n + 1], NUL-terminated, malloc */
+    char *bytes; /* [n + 1], NUL-terminated, malloc */
     uint8_t *special; /* [n] 1: written by the template itself, 0: came from message content; malloc */
     size_t n;
 };
@@ -184,35 +184,46 @@ QN_API void qn_text_free(struct qn_text *t);
 
 enum { QN_SAMPLER_MAX = 16, QN_DRY_BREAKERS_MAX = 16 };
 enum qn_sampler_kind {
-    QN_S_END, QN_S_PENALTIES, QN_S_DRY, QN_S_TOP_N_SIGMA, QN_S_TOP_K, QN_S_TYPICAL, QN_S_TOP_P, QN_S_MIN_P, QN_S_XTC,
+    QN_S_END,
+    QN_S_PENALTIES,
+    QN_S_DRY,
+    QN_S_TOP_N_SIGMA,
+    QN_S_TOP_K,
+    QN_S_TYPICAL,
+    QN_S_TOP_P,
+    QN_S_MIN_P,
+    QN_S_XTC,
     QN_S_TEMPERATURE
 };
-struct qn_logit_bias { int32_t id; float bias; };
+struct qn_logit_bias {
+    int32_t id;
+    float bias;
+};
 
 struct qn_sampling {
     uint64_t seed;
-    uint64_t stream;           /* keeps equal seeds apart: line number in batch, count of regenerations in chat */
-    float temperature;         /* 0 = greedy */
-    int top_k;                 /* 0 = off */
-    float top_p;               /* 1 = off */
-    float min_p;               /* 0 = off */
-    float typical_p;           /* 1 = off */
-    float top_n_sigma;         /* <= 0 = off */
-    float xtc_probability;     /* 0 = off */
+    uint64_t stream; /* keeps equal seeds apart: line number in batch, count of regenerations in chat */
+    float temperature; /* 0 = greedy */
+    int top_k; /* 0 = off */
+    float top_p; /* 1 = off */
+    float min_p; /* 0 = off */
+    float typical_p; /* 1 = off */
+    float top_n_sigma; /* <= 0 = off */
+    float xtc_probability; /* 0 = off */
     float xtc_threshold;
-    int min_keep;              /* candidates every filter leaves; >= 1 */
-    int penalty_last_n;        /* tokens looked at; 0 = off, -1 = all */
-    float repeat_penalty;      /* 1 = off */
+    int min_keep; /* candidates every filter leaves; >= 1 */
+    int penalty_last_n; /* tokens looked at; 0 = off, -1 = all */
+    float repeat_penalty; /* 1 = off */
     float presence_penalty, frequency_penalty; /* 0 = off */
-    float dry_multiplier;      /* 0 = off */
+    float dry_multiplier; /* 0 = off */
     float dry_base;
     int dry_allowed_length, dry_penalty_last_n;
     const char *dry_breakers[QN_DRY_BREAKERS_MAX]; /* NULL-terminated */
-    int mirostat;              /* 0 = off, 2 = version 2 (then top_k .. xtc are not used) */
+    int mirostat; /* 0 = off, 2 = version 2 (then top_k .. xtc are not used) */
     float mirostat_tau, mirostat_eta;
     const struct qn_logit_bias *bias; /* copied */
     int n_bias;
-    int ignore_eos;            /* the stop set is never sampled */
+    int ignore_eos; /* the stop set is never sampled */
     enum qn_sampler_kind order[QN_SAMPLER_MAX]; /* QN_S_END-terminated */
 };
 
