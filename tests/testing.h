@@ -1,0 +1,23 @@
+/* SPDX-License-Identifier: MIT */
+/* What every check program needs: where the data lies, where the oracle lies, and scratch files that vanish at exit. */
+#ifndef QUERN_TESTING_H
+#define QUERN_TESTING_H
+
+#include <stddef.h>
+
+/* The path of a file below tests/data (environment QUERN_TEST_DATA, else the source tree).  The result is one of eight
+ * rotating static buffers. */
+const char *test_data(const char *name);
+
+/* The path of a file below the oracle folder, or NULL after a loud line when QUERN_ORACLE is not set: then skip().
+ * When it is set and the file is missing, the caller fails on opening it. */
+const char *test_oracle(const char *name);
+
+/* The path of a scratch file, in a folder of this process that is removed with its files at exit. */
+const char *test_tmp(const char *name);
+
+/* A whole file, malloc, with a NUL behind it; NULL when it cannot be read. */
+char *test_read(const char *path, size_t *size);
+void test_write(const char *path, const void *data, size_t size); /* aborts when it cannot */
+
+#endif
