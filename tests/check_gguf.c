@@ -390,8 +390,8 @@ static void random_flips(void **state)
             struct gguf *g;
             if (gguf_open(&g, path, vocab_only, &err) == 0) {
                 if (gguf_walk(g) == 0)
-                    fail_msg("seed %llu round %llu: a name is not found", (unsigned long long)seed,
-                             (unsigned long long)i);
+                    fail_msg("seed %llu round %llu: a name is not found, or a value lies outside",
+                             (unsigned long long)seed, (unsigned long long)i);
                 gguf_close(g);
                 opened++;
             } else if (!err.text[0]) {
