@@ -1,0 +1,94 @@
+/* SPDX-License-Identifier: MIT */
+/* Sixteen virtual lanes: the vocabulary in which float code is written once.  A level defines LANES_AVX2, LANES_AVX512 or
+ * LANES_NEON before it includes this header; without one, a vector is float[16] in plain C, which is the specification.
+ *
+ *   lf  16 floats    li  16 int32    lm  16 truth values
+ *
+ * Every operation acts on each lane alone, rounds once and gives the same bits on all levels (NaN signs and payloads apart).
+ * lanes_get() and lanes_put() take min(n, 16) elements, n >= 0, and touch no memory past them; lanes past the end read +0.
+ * lanes_max(a, b) = a > b ? a : b.  Sums and maxima over the lanes fold l with l + 8, l + 4, l + 2, l + 1. */
+#ifndef QUERN_LANES_H
+#define QUERN_LANES_H
+
+#include "quant/quant.h"
+
+#include <math.h>
+#include <string.h>
+
+#define LANE_FN static inline __attribute__((always_inline))
+
+/* Loops that must be unrolled so that arrays of vectors live in registers. */
+#ifdef __clang__
+#define LANES_UNROLL _Pragma("clang loop unroll(full)")
+#else
+#define LANES_UNROLL _Pragma("GCC unroll 16")
+#endif
+
+enum { LANES = 16 };
+
+#if defined(LANES_AVX512)
+#include "simd/x86/lanes_avx512.h"
+#elif defined(LANES_AVX2)
+#include "simd/x86/lanes_avx2.h"
+#elif defined(LANES_NEON)
+#include "simd/arm/lanes_neon.h"
+#else
+#include "simd/lanes_c.h"
+#endif
+
+LANE_FN lf lanes_zero(void) { return lanes_set(0.0f); }
+
+/* ---- functions over lanes.  Errors are the largest found against float64, in units of the last place. */
+
+/* 1.0 ulp.  x < -87.3: +0; x > 88.72283: inf; NaN stays.  2^n is added to the exponent, where results are normal numbers. */
+LANE_FN lf lanes_exp(lf x)
+{
+    const lf lo = lanes_set(-87.3f), hi = lanes_set(0x1.62e42ep+6f), magic = lanes_set(0x1.8p+23f);
+    lf c = lanes_min(lanes_max(x, lo), hi); /* NaN becomes a number, so that the integers below are defined */
+    lf t = lanes_fma(c, lanes_set(0x1.715476p+0f), magic); /* n = rint(c / ln 2) in the low bits */
+    lf n = lanes_sub(t, magic);
+    lf r = lanes_fma(n, lanes_set(-0x1.62e4p-1f), c); /* exact */
+    r = lanes_fma(n, lanes_set(-0x1.7f7d1cp-20f), r);
+    lf p = lanes_set(0.0013814215f); /* (e^r - 1 - r) / r^2, |r| <= ln 2 / 2 */
+    p = lanes_fma(p, r, lanes_set(0.0083689f));
+    p = lanes_fma(p, r, lanes_set(0.041668408f));
+    p = lanes_fma(p, r, lanes_set(0.1666652f));
+    p = lanes_fma(p, r, lanes_set(0.49999994f));
+    p = lanes_add(lanes_fma(lanes_mul(r, r), p, r), lanes_set(1.0f));
+    p = lanes_as_f(lanes_iadd(lanes_as_i(p), lanes_shl23(lanes_as_i(t))));
+    p = lanes_sel(lanes_gt(lo, x), lanes_zero(), p);
+    p = lanes_sel(lanes_gt(x, hi), lanes_set(INFINITY), p);
+    return lanes_sel(lanes_nan(x), x, p);
+}
+
+/* log(1 + z) for 0 <= z <= 1.  2 atanh(z / (2 + z)). */
+LANE_FN lf lanes_log1p01(lf z)
+{
+    lf s = lanes_div(z, lanes_add(z, lanes_set(2.0f)));
+    lf t = lanes_mul(s, s);
+    lf p = lanes_set(0.24308357f); /* (2 atanh(s) / s - 2) / s^2, s <= 1/3, in t = s^2 */
+    p = lanes_fma(p, t, lanes_set(0.21425842f));
+    p = lanes_fma(p, t, lanes_set(0.28617036f));
+    p = lanes_fma(p, t, lanes_set(0.39998874f));
+    p = lanes_fma(p, t, lanes_set(0.66666675f));
+    return lanes_fma(lanes_mul(s, t), p, lanes_add(s, s));
+}
+
+/* log(1 + exp(x)) as max(x, 0) + log1p(exp(-|x|)). */
+LANE_FN lf lanes_softplus(lf x)
+{
+    lf e = lanes_exp(lanes_neg(lanes_abs(x)));
+    lf y = lanes_add(lanes_max(x, lanes_zero()), lanes_log1p01(e));
+    return lanes_sel(lanes_nan(x), x, y);
+}
+
+/* 1 / (1 + exp(-x)) */
+LANE_FN lf lanes_sigmoid(lf x)
+{
+    return lanes_div(lanes_set(1.0f), lanes_add(lanes_set(1.0f), lanes_exp(lanes_neg(x))));
+}
+
+/* x / (1 + exp(-x)); -inf gives NaN. */
+LANE_FN lf lanes_silu(lf x) { return lanes_div(x, lanes_add(lanes_set(1.0f), lanes_exp(lanes_neg(x)))); }
+
+#endif

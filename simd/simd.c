@@ -1,0 +1,167 @@
+/* SPDX-License-Identifier: MIT */
+/* Which levels this machine can run, and the one table filled for one of them.  A level is a named set of instructions, all of
+ * which must be there, the operating system's support for their registers included:
+ *
+ *   avx2    AVX2 FMA F16C                    neon  AdvSIMD with half-precision arithmetic and dot products
+ *   avx512  avx2 + AVX-512 F BW DQ VL VNNI   i8mm  neon + 8-bit matrix products
+ *
+ * A level is filled over those before it, so it has to bring only what it does better. */
+#include "simd/fill.h"
+
+#include <string.h>
+
+#ifdef HAVE_CONFIG_H
+#include "config.h"
+#endif
+
+#if defined(HAVE_AVX2) || defined(HAVE_AVX512)
+#include <cpuid.h>
+#endif
+#if defined(HAVE_NEON) || defined(HAVE_I8MM)
+#include <sys/auxv.h>
+#endif
+
+#if defined(HAVE_AVX2) || defined(HAVE_AVX512)
+/* The registers whose state the system saves: bit 1 xmm, 2 ymm, 5..7 masks and zmm. */
+static uint64_t cpu_saved_state(void)
+{
+    unsigned a, b, c, d;
+    if (!__get_cpuid(1, &a, &b, &c, &d) || !(c & bit_OSXSAVE))
+        return 0;
+    __asm__ volatile("xgetbv" : "=a"(a), "=d"(d) : "c"(0));
+    return (uint64_t)d << 32 | a;
+}
+
+static bool cpu_avx2(void)
+{
+    unsigned a, b, c, d;
+    const unsigned need1 = bit_AVX | bit_FMA | bit_F16C;
+    if ((cpu_saved_state() & 0x06) != 0x06 || !__get_cpuid(1, &a, &b, &c, &d) || (c & need1) != need1)
+        return false;
+    return __get_cpuid_count(7, 0, &a, &b, &c, &d) && (b & bit_AVX2);
+}
+#endif
+
+#ifdef HAVE_AVX512
+static bool cpu_avx512(void)
+{
+    unsigned a, b, c, d;
+    const unsigned need = bit_AVX512F | bit_AVX512BW | bit_AVX512DQ | bit_AVX512VL;
+    if (!cpu_avx2() || (cpu_saved_state() & 0xe6) != 0xe6)
+        return false;
+    return __get_cpuid_count(7, 0, &a, &b, &c, &d) && (b & need) == need && (c & bit_AVX512VNNI);
+}
+#endif
+
+#if defined(HAVE_NEON) || defined(HAVE_I8MM)
+static bool cpu_neon(void)
+{
+    const unsigned long need = HWCAP_ASIMD | HWCAP_FPHP | HWCAP_ASIMDHP | HWCAP_ASIMDDP;
+    return (getauxval(AT_HWCAP) & need) == need;
+}
+#endif
+
+#ifdef HAVE_I8MM
+static bool cpu_i8mm(void) { return cpu_neon() && (getauxval(AT_HWCAP2) & HWCAP2_I8MM); }
+#endif
+
+static bool cpu_any(void) { return true; }
+
+/* Oldest first.  fill_mul may be NULL. */
+static const struct level {
+    const char *name;
+    bool (*runs)(void);
+    void (*fill)(struct simd_ops *ops);
+    void (*fill_mul)(struct simd_ops *ops);
+} level[] = {
+    {"c", cpu_any, fill_c, NULL},
+#ifdef HAVE_AVX2
+    {"avx2", cpu_avx2, fill_avx2, NULL},
+#endif
+#ifdef HAVE_AVX512
+    {"avx512", cpu_avx512, fill_avx512, NULL},
+#endif
+#ifdef HAVE_NEON
+    {"neon", cpu_neon, fill_neon, NULL},
+#endif
+#ifdef HAVE_I8MM
+    {"i8mm", cpu_i8mm, NULL, NULL},
+#endif
+};
+
+enum { N_LEVEL = sizeof(level) / sizeof(level[0]) };
+
+const char *const *simd_levels(void)
+{
+    /* One list for each number of levels that run: a level needs all before it. */
+    static const char *const list[] = {
+#ifdef HAVE_AVX512
+        "avx512",
+#endif
+#ifdef HAVE_AVX2
+        "avx2",
+#endif
+#ifdef HAVE_I8MM
+        "i8mm",
+#endif
+#ifdef HAVE_NEON
+        "neon",
+#endif
+        "c",      NULL};
+    int n = 1;
+    while (n < N_LEVEL && level[n].runs())
+        n++;
+    return list + (N_LEVEL - n);
+}
+
+bool simd_init(struct simd_ops *ops, const char *name)
+{
+    const char *const *run = simd_levels();
+    if (name && strcmp(name, "auto") != 0)
+        while (*run && strcmp(*run, name) != 0)
+            run++;
+    if (!*run)
+        return false;
+    memset(ops, 0, sizeof(*ops));
+    for (int i = 0; i < N_LEVEL; i++) {
+        if (level[i].fill)
+            level[i].fill(ops);
+        if (level[i].fill_mul)
+            level[i].fill_mul(ops);
+        ops->name = level[i].name;
+        if (strcmp(level[i].name, *run) == 0)
+            break;
+    }
+    return true;
+}
+
+/* Control bits only: exception flags stay as they are.  x86: rounding 14:13, flush to zero 15, denormals are zero 6.
+ * AArch64: alternative half precision 26, default NaN 25, flush to zero 24, rounding 23:22, half-precision flush 19. */
+#if defined(__x86_64__)
+enum { FLOAT_MODE = 0xe040 };
+static uint64_t float_read(void) { return __builtin_ia32_stmxcsr(); }
+static void float_write(uint64_t x) { __builtin_ia32_ldmxcsr((unsigned)x); }
+#elif defined(__aarch64__)
+enum { FLOAT_MODE = 0x7c80000 };
+static uint64_t float_read(void)
+{
+    uint64_t x;
+    __asm__ volatile("mrs %0, fpcr" : "=r"(x));
+    return x;
+}
+static void float_write(uint64_t x) { __asm__ volatile("msr fpcr, %0" : : "r"(x)); }
+#else
+#include <fenv.h>
+enum { FLOAT_MODE = -1 };
+static uint64_t float_read(void) { return (uint64_t)fegetround(); }
+static void float_write(uint64_t x) { fesetround((int)x); }
+#endif
+
+uint64_t simd_float_enter(void)
+{
+    uint64_t saved = float_read();
+    float_write(saved & ~(uint64_t)FLOAT_MODE);
+    return saved;
+}
+
+void simd_float_leave(uint64_t saved) { float_write((float_read() & ~(uint64_t)FLOAT_MODE) | (saved & FLOAT_MODE)); }
