@@ -17,11 +17,11 @@
 
 #define LANE_FN static inline __attribute__((always_inline))
 
-/* Loops that must be unrolled so that arrays of vectors live in registers. */
+/* A loop that must be unrolled so that arrays of vectors live in registers. */
 #ifdef __clang__
-#define LANES_UNROLL _Pragma("clang loop unroll(full)")
+#define LANES_FOR(i, n) _Pragma("clang loop unroll(full)") for (int i = 0; i < (n); i++)
 #else
-#define LANES_UNROLL _Pragma("GCC unroll 16")
+#define LANES_FOR(i, n) _Pragma("GCC unroll 16") for (int i = 0; i < (n); i++)
 #endif
 
 enum { LANES = 16 };
