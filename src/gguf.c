@@ -40,16 +40,6 @@ static const char *const kind_name[] = {
 
 enum { N_KINDS = GGUF_F64 + 1 };
 
-/* Block shapes by type id; elements = 0: no such type. */
-static const struct block_shape {
-    const char *name;
-    int elements, bytes;
-} block_shapes[QN_TYPE_LIMIT] = {
-#define QUANT_TYPE(name, id, block, bytes, rule, layout) [id] = {#name, block, bytes},
-#include "quant/types.def"
-#undef QUANT_TYPE
-};
-
 /* ---- name look-up: open addressing over XXH3, entries are indices into an array whose elements start with the name */
 
 struct name_index {
@@ -351,14 +341,14 @@ static int take_shape(struct reader *r, struct gguf_tensor *t)
     }
     if ((e = take_u32(r, &type)))
         return e;
-    const struct block_shape *b = type < QN_TYPE_LIMIT ? &block_shapes[type] : NULL;
-    if (!b || !b->name)
+    const struct quant_type *b = type < QN_TYPE_LIMIT ? quant_type_find((int)type) : NULL;
+    if (!b)
         return fail(r->err, QN_E_UNSUPPORTED, "%s: %s: unknown tensor type %u", r->path, r->place, type);
     t->type = (int)type;
-    if (t->ne[0] % b->elements != 0)
+    if (t->ne[0] % b->block != 0)
         return fail(r->err, QN_E_FORMAT, "%s: %s: rows of %lld elements, %s has blocks of %d", r->path, r->place,
-                    (long long)t->ne[0], b->name, b->elements);
-    if (!size_mul(n / (size_t)b->elements, (size_t)b->bytes, &t->bytes))
+                    (long long)t->ne[0], b->name, b->block);
+    if (!size_mul(n / (size_t)b->block, (size_t)b->block_bytes, &t->bytes))
         return fail(r->err, QN_E_FORMAT, "%s: %s: %zu elements of %s: the number of bytes overflows", r->path, r->place,
                     n, b->name);
     return 0;
