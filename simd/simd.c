@@ -7,6 +7,7 @@
  *
  * A level is filled over those before it, so it has to bring only what it does better. */
 #include "simd/fill.h"
+#include "simd/mul.h"
 
 #include <string.h>
 
@@ -74,12 +75,12 @@ static const struct level {
     void (*fill)(struct simd_ops *ops);
     void (*fill_mul)(struct simd_ops *ops);
 } level[] = {
-    {"c", cpu_any, fill_c, NULL},
+    {"c", cpu_any, fill_c, fill_mul_c},
 #ifdef HAVE_AVX2
     {"avx2", cpu_avx2, fill_avx2, NULL},
 #endif
 #ifdef HAVE_AVX512
-    {"avx512", cpu_avx512, fill_avx512, NULL},
+    {"avx512", cpu_avx512, fill_avx512, fill_mul_avx512},
 #endif
 #ifdef HAVE_NEON
     {"neon", cpu_neon, fill_neon, NULL},

@@ -1,0 +1,32 @@
+/* SPDX-License-Identifier: MIT */
+/* What the levels' vocabularies for mul.inc have in common. */
+#ifndef QUERN_MUL_VOCABULARY_H
+#define QUERN_MUL_VOCABULARY_H
+
+#include "simd/mul.h"
+
+#include <string.h>
+
+#define ALWAYS_INLINE inline __attribute__((always_inline))
+/* Loops over registers: unrolled, so that arrays become registers. */
+#ifdef __clang__
+#define UNROLL _Pragma("clang loop unroll(full)")
+#else
+#define UNROLL _Pragma("GCC unroll 32")
+#endif
+
+static ALWAYS_INLINE int32_t load_4(const void *p)
+{
+    int32_t x;
+    memcpy(&x, p, sizeof(x));
+    return x;
+}
+
+static ALWAYS_INLINE int64_t load_8(const void *p)
+{
+    int64_t x;
+    memcpy(&x, p, sizeof(x));
+    return x;
+}
+
+#endif
