@@ -1,0 +1,359 @@
+/* SPDX-License-Identifier: MIT */
+/* The packed layout: tiles hold what quant.h says (read here by its formulas, one weight at a time), nothing is lost on
+ * the way there and back, nothing outside the tile is touched. */
+#include "quant/quant.h"
+
+#include <math.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <cmocka.h>
+
+static uint32_t seed = 20260815;
+
+static uint8_t random_byte(void)
+{
+    seed = seed * 1664525 + 1013904223;
+    return (uint8_t)(seed >> 24);
+}
+
+/* Exactly n random bytes from malloc, so that the address sanitizer sees every step outside. */
+static uint8_t *random_bytes(size_t n)
+{
+    uint8_t *p = malloc(n ? n : 1);
+    assert_non_null(p);
+    for (size_t i = 0; i < n; i++)
+        p[i] = random_byte();
+    return p;
+}
+
+/* The tiled and side-by-side types one after another; NULL after the last. */
+static const struct quant_type *next_packed(int *id)
+{
+    while (*id < QN_TYPE_LIMIT) {
+        const struct quant_type *t = quant_type_find((*id)++);
+        if (t && t->layout != LAYOUT_ROWS)
+            return t;
+    }
+    return NULL;
+}
+
+static void round_trip(const struct quant_type *t, int64_t n_blocks, int n_rows)
+{
+    int64_t cols = n_blocks * t->block;
+    size_t row_bytes = quant_row_bytes(t, cols), stride = row_bytes + (size_t)(n_rows % 3) * 5;
+    size_t tile_bytes = pack_tile_bytes(t, cols);
+    uint8_t *rows = random_bytes(stride * (size_t)(n_rows - 1) + row_bytes), *tile = random_bytes(tile_bytes);
+    uint8_t *back = malloc(row_bytes), *zero = calloc(1, row_bytes);
+    assert_true(back && zero);
+    assert_int_equal(tile_bytes % 64, 0);
+    assert_true(tile_bytes >= 16 * row_bytes && tile_bytes < 16 * row_bytes + 64);
+
+    pack_tile(t, rows, stride, n_rows, cols, tile);
+    for (size_t i = 16 * row_bytes; i < tile_bytes; i++)
+        assert_int_equal(tile[i], 0);
+    for (int r = 0; r < TILE_ROWS; r++) {
+        const uint8_t *want = r < n_rows ? rows + (size_t)r * stride : zero;
+        memset(back, 0xee, row_bytes);
+        unpack_blocks(t, tile, cols, r, 0, n_blocks, back);
+        if (memcmp(back, want, row_bytes))
+            fail_msg("%s: %lld blocks, %d rows: row %d came back changed", t->name, (long long)n_blocks, n_rows, r);
+        for (int64_t b0 = 0; b0 < n_blocks; b0++) { /* any run of blocks */
+            int64_t n = 1 + (b0 + r) % (n_blocks - b0);
+            uint8_t *part = malloc((size_t)(n * t->block_bytes));
+            assert_non_null(part);
+            unpack_blocks(t, tile, cols, r, b0, n, part);
+            assert_memory_equal(part, want + b0 * t->block_bytes, (size_t)(n * t->block_bytes));
+            free(part);
+        }
+    }
+    free(rows);
+    free(tile);
+    free(back);
+    free(zero);
+}
+
+static void test_round_trip(void **state)
+{
+    static const int64_t blocks[] = {1, 2, 3, 8, 13};
+    const struct quant_type *t;
+    for (int id = 0; (t = next_packed(&id));)
+        for (size_t i = 0; i < sizeof blocks / sizeof *blocks; i++)
+            for (int n_rows = 1; n_rows <= TILE_ROWS; n_rows++)
+                round_trip(t, blocks[i], n_rows);
+}
+
+/* ---- quant.h's formulas, byte by byte */
+
+static int nibble_at(const uint8_t *plane, int r, int k)
+{
+    int j = k / 8, high = k % 8 / 4, i = k % 4;
+    return plane[64 * j + r * 4 + i] >> 4 * high & 15;
+}
+
+static int two_bits_at(const uint8_t *plane, int r, int k)
+{
+    int j = k / 16, u = k % 16 / 4, i = k % 4;
+    return plane[64 * j + r * 4 + i] >> 2 * u & 3;
+}
+
+static int bit_at(const uint8_t *plane, int r, int k) { return plane[r * 4 + k % 4] >> k / 4 & 1; }
+
+static int byte_at(const uint8_t *plane, int r, int k) { return (int8_t)plane[64 * (k / 4) + r * 4 + k % 4]; }
+
+static float half_at(const uint8_t *field, int r)
+{
+    return f16_to_f32((uint16_t)(field[2 * r] | field[2 * r + 1] << 8));
+}
+
+static float e8m0_half(int e)
+{
+    union {
+        uint32_t u;
+        float f;
+    } v = {e < 2 ? 0x200000u << e : (uint32_t)(e - 1) << 23};
+    return v.f;
+}
+
+static const int8_t iq4[16] = {-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113};
+static const int8_t fp4[16] = {0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12};
+
+/* Bytes of a group of 16 rows in the quants plane, and of a block of one row in the scales plane. */
+static const struct {
+    int group, scales;
+} sizes[QN_TYPE_LIMIT] = {
+    [QN_Q4_0] = {256, 2},
+    [QN_IQ4_NL] = {256, 2},
+    [QN_Q4_1] = {256, 2 + 2},
+    [QN_Q5_0] = {256 + 64, 2},
+    [QN_Q5_1] = {256 + 64, 2 + 2},
+    [QN_Q8_0] = {512, 2},
+    [QN_MXFP4] = {256, 1},
+    [QN_Q4_K] = {256, 2 + 2 + 8 + 4},
+    [QN_Q5_K] = {256 + 64, 2 + 2 + 8 + 4},
+    [QN_Q6_K] = {256 + 128, 2 + 16},
+    [QN_Q2_K] = {128, 2 + 2 + 16},
+    [QN_Q3_K] = {128 + 64, 2 + 8 + 4},
+    [QN_IQ4_XS] = {256, 2 + 4 + 2},
+};
+
+static int weight_at(const struct quant_type *t, const uint8_t *q, int r, int k)
+{
+    switch (t->id) {
+    case QN_Q4_0:
+        return nibble_at(q, r, k) - 8;
+    case QN_Q4_1:
+    case QN_Q4_K:
+        return nibble_at(q, r, k);
+    case QN_Q5_0:
+        return (nibble_at(q, r, k) | bit_at(q + 256, r, k) << 4) - 16;
+    case QN_Q5_1:
+    case QN_Q5_K:
+        return nibble_at(q, r, k) | bit_at(q + 256, r, k) << 4;
+    case QN_Q8_0:
+        return byte_at(q, r, k);
+    case QN_IQ4_NL:
+    case QN_IQ4_XS:
+        return iq4[nibble_at(q, r, k)];
+    case QN_MXFP4:
+        return fp4[nibble_at(q, r, k)];
+    case QN_Q6_K:
+        return (nibble_at(q, r, k) | two_bits_at(q + 256, r, k) << 4) - 32;
+    case QN_Q2_K:
+        return two_bits_at(q, r, k);
+    case QN_Q3_K:
+        return (two_bits_at(q, r, k) | bit_at(q + 128, r, k) << 2) - 4;
+    default:
+        fail_msg("%s: no formula here", t->name);
+    }
+    return 0;
+}
+
+/* Scales of group g of a block: s is the block's part of the scales plane. */
+static void scales_at(const struct quant_type *t, const uint8_t *s, int r, int g, struct quant_group *out)
+{
+    float d = t->id == QN_MXFP4 ? e8m0_half(s[r]) : half_at(s, r);
+    int low, high;
+    out->sub[0] = out->sub[1] = 1;
+    out->m[0] = out->m[1] = 0;
+    switch (t->id) {
+    case QN_Q4_1:
+    case QN_Q5_1:
+        out->m[0] = out->m[1] = half_at(s + 32, r);
+        break;
+    case QN_Q4_K:
+    case QN_Q5_K:
+        low = s[64 + 16 * g + r];
+        high = s[64 + 128 + 16 * (g / 2) + r] >> 4 * (g % 2);
+        d *= (float)((low & 15) | (high & 3) << 4);
+        out->m[0] = out->m[1] = -(half_at(s + 32, r) * (float)(low >> 4 | (high >> 2 & 3) << 4));
+        break;
+    case QN_Q6_K:
+        for (int h = 0; h < 2; h++)
+            out->sub[h] = (int8_t)s[32 + 16 * (2 * g + h) + r];
+        break;
+    case QN_Q2_K:
+        for (int h = 0; h < 2; h++) {
+            out->sub[h] = s[64 + 16 * (2 * g + h) + r] & 15;
+            out->m[h] = -(half_at(s + 32, r) * (float)(s[64 + 16 * (2 * g + h) + r] >> 4));
+        }
+        break;
+    case QN_Q3_K:
+        low = s[32 + 16 * g + r];
+        high = s[32 + 128 + 16 * (g / 2) + r] >> 4 * (g % 2);
+        out->sub[0] = ((low & 15) | (high & 3) << 4) - 32;
+        out->sub[1] = (low >> 4 | (high >> 2 & 3) << 4) - 32;
+        break;
+    case QN_IQ4_XS:
+        low = s[32 + 16 * (g / 2) + r] >> 4 * (g % 2) & 15;
+        high = s[32 + 64 + 16 * (g / 4) + r] >> 2 * (g % 4) & 3;
+        d *= (float)((low | high << 4) - 32);
+        break;
+    default:
+        break;
+    }
+    out->d[0] = out->d[1] = d;
+}
+
+/* Any NaN equals any other: its sign is not ours to choose. */
+static bool same_group(const struct quant_group *a, const struct quant_group *b)
+{
+    for (int h = 0; h < 2; h++) {
+        bool d = a->d[h] == b->d[h] || (isnan(a->d[h]) && isnan(b->d[h]));
+        bool m = a->m[h] == b->m[h] || (isnan(a->m[h]) && isnan(b->m[h]));
+        if (!d || !m || a->sub[h] != b->sub[h])
+            return false;
+    }
+    return memcmp(a->w, b->w, sizeof a->w) == 0;
+}
+
+static void compare_tile(const struct quant_type *t, const uint8_t *rows, size_t row_bytes, int64_t cols,
+                         const uint8_t *tile)
+{
+    int group_bytes = sizes[t->id].group, scale_bytes = sizes[t->id].scales, per_block = t->block / QUANT_GROUP;
+    assert_int_equal(group_bytes / 16 * per_block + scale_bytes, t->block_bytes);
+    const uint8_t *scales = tile + cols / QUANT_GROUP * group_bytes;
+    for (int r = 0; r < TILE_ROWS; r++) {
+        for (int64_t g = 0; g < cols / QUANT_GROUP; g++) {
+            int64_t b = g / per_block;
+            struct quant_group want, got;
+            t->group(rows + (size_t)r * row_bytes + b * t->block_bytes, (int)(g % per_block), &want);
+            for (int k = 0; k < QUANT_GROUP; k++)
+                got.w[k] = (int8_t)weight_at(t, tile + g * group_bytes, r, k);
+            scales_at(t, scales + b * 16 * scale_bytes, r, (int)(g % per_block), &got);
+            if (!same_group(&got, &want))
+                fail_msg("%s: row %d, group %lld of a tile is not what the rows hold", t->name, r, (long long)g);
+        }
+    }
+}
+
+/* Every type of layout TILES by the formulas; BLOCKS are file blocks, row after row. */
+static void test_layout(void **state)
+{
+    const struct quant_type *t;
+    for (int id = 0; (t = next_packed(&id));) {
+        int64_t n_blocks = 3, cols = n_blocks * t->block;
+        size_t row_bytes = quant_row_bytes(t, cols), bytes = (size_t)t->block_bytes;
+        uint8_t *rows = random_bytes(TILE_ROWS * row_bytes), *tile = random_bytes(pack_tile_bytes(t, cols));
+        pack_tile(t, rows, row_bytes, TILE_ROWS, cols, tile);
+        if (t->layout == LAYOUT_TILES) {
+            compare_tile(t, rows, row_bytes, cols, tile);
+        } else {
+            for (int64_t b = 0; b < n_blocks; b++)
+                for (int r = 0; r < TILE_ROWS; r++)
+                    assert_memory_equal(tile + (size_t)(b * TILE_ROWS + r) * bytes,
+                                        rows + (size_t)r * row_bytes + (size_t)b * bytes, bytes);
+        }
+        free(rows);
+        free(tile);
+    }
+}
+
+/* A few bytes pinned by hand, so that formulas and packer cannot be wrong together. */
+static void test_layout_by_hand(void **state)
+{
+    const struct quant_type *t = quant_type_find(QN_Q4_0);
+    uint8_t rows[16 * 18], tile[320];
+    assert_int_equal(pack_tile_bytes(t, 32), 320);
+    memset(rows, 0, sizeof rows);
+    rows[2 * 18] = 0xcd; /* row 2: d, weight 5 (low nibble of byte 5) and weight 29 (high nibble of byte 13) */
+    rows[2 * 18 + 1] = 0xab;
+    rows[2 * 18 + 2 + 5] = 0x07;
+    rows[2 * 18 + 2 + 13] = 0x90;
+    pack_tile(t, rows, 18, 16, 32, tile);
+    for (int i = 0; i < 320; i++) {
+        int want = 0;
+        if (i == 2 * 4 + 1) /* line 0, row 2: weight 5 = 4 + 1, high */
+            want = 0x70;
+        if (i == 3 * 64 + 2 * 4 + 1) /* line 3, row 2: weight 29 = 24 + 4 + 1, high */
+            want = 0x90;
+        if (i == 256 + 4)
+            want = 0xcd;
+        if (i == 256 + 5)
+            want = 0xab;
+        assert_int_equal(tile[i], want);
+    }
+    assert_int_equal(pack_tile_bytes(quant_type_find(QN_MXFP4), 32), 320); /* 16 * 17 = 272 */
+    assert_int_equal(pack_tile_bytes(quant_type_find(QN_Q4_K), 2048), 16 * 8 * 144);
+    assert_int_equal(pack_tile_bytes(quant_type_find(QN_IQ1_S), 256), 832); /* 16 * 50 = 800 */
+}
+
+static void compare_row(const struct mat *m, const uint8_t *file, int64_t r)
+{
+    size_t n = (size_t)m->cols;
+    float *want = malloc(n * sizeof *want), *got = malloc(n * sizeof *got);
+    assert_true(want && got);
+    m->type->decode(file + (size_t)r * quant_row_bytes(m->type, m->cols), want, m->cols / m->type->block);
+    mat_row(m, r, got);
+    if (memcmp(want, got, n * sizeof *got))
+        fail_msg("%s: row %lld differs from the file's", m->type->name, (long long)r);
+    free(want);
+    free(got);
+}
+
+/* Rows of a packed matrix of 37 rows: three tiles, the last of five rows. */
+static void test_mat_row(void **state)
+{
+    enum { ROWS = 37 };
+    for (int id = 0; id < QN_TYPE_LIMIT; id++) {
+        const struct quant_type *t = quant_type_find(id);
+        if (!t)
+            continue;
+        int64_t cols = t->block == 1 ? 45 : 2 * t->block;
+        size_t row_bytes = quant_row_bytes(t, cols);
+        uint8_t *file = random_bytes(ROWS * row_bytes), *data;
+        struct mat m = {.type = t, .rows = ROWS, .cols = cols};
+        if (t->layout == LAYOUT_ROWS) {
+            data = malloc(ROWS * (row_bytes + 7)); /* rows may lie apart */
+            assert_non_null(data);
+            m.stride = row_bytes + 7;
+            for (size_t r = 0; r < ROWS; r++)
+                memcpy(data + r * m.stride, file + r * row_bytes, row_bytes);
+        } else {
+            m.stride = pack_tile_bytes(t, cols);
+            data = malloc(3 * m.stride);
+            assert_non_null(data);
+            for (int r = 0; r < ROWS; r += TILE_ROWS)
+                pack_tile(t, file + (size_t)r * row_bytes, row_bytes, ROWS - r < TILE_ROWS ? ROWS - r : TILE_ROWS, cols,
+                          data + (size_t)(r / TILE_ROWS) * m.stride);
+        }
+        m.data = data;
+        for (int64_t r = 0; r < ROWS; r++)
+            compare_row(&m, file, r);
+        free(file);
+        free(data);
+    }
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        {"pack/round_trip", test_round_trip, NULL, NULL, NULL},
+        {"pack/layout", test_layout, NULL, NULL, NULL},
+        {"pack/layout_by_hand", test_layout_by_hand, NULL, NULL, NULL},
+        {"pack/mat_row", test_mat_row, NULL, NULL, NULL},
+    };
+    return cmocka_run_group_tests_name("pack", tests, NULL, NULL);
+}
