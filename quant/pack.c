@@ -7,6 +7,9 @@
 
 #include <assert.h>
 
+/* Called with constants: shifts and steps are known in each place. */
+#define ALWAYS_INLINE static inline __attribute__((always_inline))
+
 enum { FIELDS_MAX = 20 };
 
 /* How a type of layout TILES lies in a tile. */
@@ -19,6 +22,40 @@ struct tile_format {
 
 static int field_bytes(const struct tile_format *f) { return 2 * f->n_half + f->n_byte; }
 
+/* ---- bit fields of n weights
+ *
+ * A field of `bits` bits of each weight: each run of `run` bytes (a multiple of 8) holds 8 / bits runs of weights, the first
+ * in the lowest bits.  The bits are taken from, or added to, the codes at `shift`.  Eight bytes at once: masked to the field,
+ * no bit leaves its byte, so that the byte order of the machine does not matter. */
+
+static uint64_t in_all_bytes(int bits) { return 0x0101010101010101u * ((1u << bits) - 1); }
+
+ALWAYS_INLINE void spread(const uint8_t *p, int n, int bits, int run, int shift, uint8_t *codes)
+{
+    int per_byte = 8 / bits;
+    uint64_t mask = in_all_bytes(bits), from, to;
+    for (int k = 0; k < n; k += 8) {
+        memcpy(&from, p + k / (run * per_byte) * run + k % run, 8);
+        memcpy(&to, codes + k, 8);
+        to |= (from >> k / run % per_byte * bits & mask) << shift;
+        memcpy(codes + k, &to, 8);
+    }
+}
+
+ALWAYS_INLINE void gather(uint8_t *p, int n, int bits, int run, int shift, const uint8_t *codes)
+{
+    int per_byte = 8 / bits;
+    uint64_t mask = in_all_bytes(bits), from, to;
+    memset(p, 0, (size_t)(n / per_byte));
+    for (int k = 0; k < n; k += 8) {
+        uint8_t *at = p + k / (run * per_byte) * run + k % run;
+        memcpy(&from, codes + k, 8);
+        memcpy(&to, at, 8);
+        to |= (from >> shift & mask) << k / run % per_byte * bits;
+        memcpy(at, &to, 8);
+    }
+}
+
 /* ---- blocks of 32: the fields, then fifth bits where there are any, then nibbles or bytes */
 
 static void split_32(const struct tile_format *f, const uint8_t *block, uint8_t *codes, uint8_t *fields)
@@ -29,15 +66,13 @@ static void split_32(const struct tile_format *f, const uint8_t *block, uint8_t 
         memcpy(codes, qs, 32);
         return;
     }
-    uint32_t high = 0;
     if (f->plane[1]) {
-        high = load_u32(qs);
+        uint32_t high = load_u32(qs);
+        for (int k = 0; k < 32; k++)
+            codes[k] = (uint8_t)((high >> k & 1) << 4);
         qs += 4;
     }
-    for (int i = 0; i < 16; i++) {
-        codes[i] = (uint8_t)((qs[i] & 15) | (high >> i & 1) << 4);
-        codes[16 + i] = (uint8_t)(qs[i] >> 4 | (high >> (16 + i) & 1) << 4);
-    }
+    spread(qs, 32, 4, 16, 0, codes);
 }
 
 static void join_32(const struct tile_format *f, const uint8_t *codes, const uint8_t *fields, uint8_t *block)
@@ -54,36 +89,10 @@ static void join_32(const struct tile_format *f, const uint8_t *codes, const uin
             qs[k / 8] |= (uint8_t)((codes[k] >> 4 & 1) << k % 8);
         qs += 4;
     }
-    for (int i = 0; i < 16; i++)
-        qs[i] = (uint8_t)((codes[i] & 15) | (codes[16 + i] & 15) << 4);
+    gather(qs, 32, 4, 16, 0, codes);
 }
 
-/* ---- bit fields of the 256-weight blocks
- *
- * A field of `bits` bits of each weight: each run of `run` bytes holds 8 / bits runs of weights, the first in the lowest
- * bits.  The bits are taken from, or added to, the codes at `shift`. */
-static void spread(const uint8_t *p, int bits, int run, int shift, uint8_t *codes)
-{
-    int per_byte = 8 / bits, mask = (1 << bits) - 1;
-    for (int k = 0; k < QUANT_BLOCK_MAX; k += run) {
-        const uint8_t *from = p + k / (run * per_byte) * run;
-        int right = k / run % per_byte * bits;
-        for (int i = 0; i < run; i++)
-            codes[k + i] |= (uint8_t)((from[i] >> right & mask) << shift);
-    }
-}
-
-static void gather(uint8_t *p, int bits, int run, int shift, const uint8_t *codes)
-{
-    int per_byte = 8 / bits, mask = (1 << bits) - 1;
-    memset(p, 0, (size_t)(QUANT_BLOCK_MAX / per_byte));
-    for (int k = 0; k < QUANT_BLOCK_MAX; k += run) {
-        uint8_t *to = p + k / (run * per_byte) * run;
-        int left = k / run % per_byte * bits;
-        for (int i = 0; i < run; i++)
-            to[i] |= (uint8_t)((codes[k + i] >> shift & mask) << left);
-    }
-}
+/* ---- blocks of 256 */
 
 /* Scales of 6 bits, n of them: low nibbles two a byte, then the high 2 bits four a byte. */
 static void put_scales6(uint8_t *fields, const uint8_t *scales, int n)
@@ -103,14 +112,14 @@ static void get_scales6(const uint8_t *fields, uint8_t *scales, int n)
 
 static void split_Q2_K(const struct tile_format *f, const uint8_t *block, uint8_t *codes, uint8_t *fields)
 {
-    spread(block + 16, 2, 32, 0, codes);
+    spread(block + 16, 256, 2, 32, 0, codes);
     memcpy(fields, block + 80, 4);
     memcpy(fields + 4, block, 16);
 }
 
 static void join_Q2_K(const struct tile_format *f, const uint8_t *codes, const uint8_t *fields, uint8_t *block)
 {
-    gather(block + 16, 2, 32, 0, codes);
+    gather(block + 16, 256, 2, 32, 0, codes);
     memcpy(block + 80, fields, 4);
     memcpy(block, fields + 4, 16);
 }
@@ -118,8 +127,8 @@ static void join_Q2_K(const struct tile_format *f, const uint8_t *codes, const u
 static void split_Q3_K(const struct tile_format *f, const uint8_t *block, uint8_t *codes, uint8_t *fields)
 {
     uint8_t scales[16];
-    spread(block + 32, 2, 32, 0, codes);
-    spread(block, 1, 32, 2, codes);
+    spread(block + 32, 256, 2, 32, 0, codes);
+    spread(block, 256, 1, 32, 2, codes);
     memcpy(fields, block + 108, 2);
     for (int h = 0; h < 16; h++)
         scales[h] = (uint8_t)q3_k_scale(block + 96, h);
@@ -129,8 +138,8 @@ static void split_Q3_K(const struct tile_format *f, const uint8_t *block, uint8_
 static void join_Q3_K(const struct tile_format *f, const uint8_t *codes, const uint8_t *fields, uint8_t *block)
 {
     uint8_t scales[16];
-    gather(block + 32, 2, 32, 0, codes);
-    gather(block, 1, 32, 2, codes);
+    gather(block + 32, 256, 2, 32, 0, codes);
+    gather(block, 256, 1, 32, 2, codes);
     memcpy(block + 108, fields, 2);
     get_scales6(fields + 2, scales, 16);
     memset(block + 96, 0, 12);
@@ -146,10 +155,10 @@ static void split_Q4_K(const struct tile_format *f, const uint8_t *block, uint8_
     const uint8_t *qs = block + 16;
     uint8_t pairs[16]; /* scale, min of each sub-block */
     if (f->plane[1]) {
-        spread(qs, 1, 32, 4, codes);
+        spread(qs, 256, 1, 32, 4, codes);
         qs += 32;
     }
-    spread(qs, 4, 32, 0, codes);
+    spread(qs, 256, 4, 32, 0, codes);
     memcpy(fields, block, 4);
     for (int j = 0; j < 8; j++) {
         int scale, min;
@@ -164,10 +173,10 @@ static void join_Q4_K(const struct tile_format *f, const uint8_t *codes, const u
 {
     uint8_t *qs = block + 16, *s = block + 4, pairs[16];
     if (f->plane[1]) {
-        gather(qs, 1, 32, 4, codes);
+        gather(qs, 256, 1, 32, 4, codes);
         qs += 32;
     }
-    gather(qs, 4, 32, 0, codes);
+    gather(qs, 256, 4, 32, 0, codes);
     memcpy(block, fields, 4);
     get_scales6(fields + 4, pairs, 16);
     for (int j = 0; j < 4; j++) {
@@ -180,16 +189,16 @@ static void join_Q4_K(const struct tile_format *f, const uint8_t *codes, const u
 
 static void split_Q6_K(const struct tile_format *f, const uint8_t *block, uint8_t *codes, uint8_t *fields)
 {
-    spread(block, 4, 64, 0, codes);
-    spread(block + 128, 2, 32, 4, codes);
+    spread(block, 256, 4, 64, 0, codes);
+    spread(block + 128, 256, 2, 32, 4, codes);
     memcpy(fields, block + 208, 2);
     memcpy(fields + 2, block + 192, 16);
 }
 
 static void join_Q6_K(const struct tile_format *f, const uint8_t *codes, const uint8_t *fields, uint8_t *block)
 {
-    gather(block, 4, 64, 0, codes);
-    gather(block + 128, 2, 32, 4, codes);
+    gather(block, 256, 4, 64, 0, codes);
+    gather(block + 128, 256, 2, 32, 4, codes);
     memcpy(block + 208, fields, 2);
     memcpy(block + 192, fields + 2, 16);
 }
@@ -197,7 +206,7 @@ static void join_Q6_K(const struct tile_format *f, const uint8_t *codes, const u
 static void split_IQ4_XS(const struct tile_format *f, const uint8_t *block, uint8_t *codes, uint8_t *fields)
 {
     uint8_t scales[8];
-    spread(block + 8, 4, 16, 0, codes);
+    spread(block + 8, 256, 4, 16, 0, codes);
     memcpy(fields, block, 2);
     for (int g = 0; g < 8; g++)
         scales[g] = (uint8_t)iq4_xs_scale(block, g);
@@ -207,7 +216,7 @@ static void split_IQ4_XS(const struct tile_format *f, const uint8_t *block, uint
 static void join_IQ4_XS(const struct tile_format *f, const uint8_t *codes, const uint8_t *fields, uint8_t *block)
 {
     uint8_t scales[8];
-    gather(block + 8, 4, 16, 0, codes);
+    gather(block + 8, 256, 4, 16, 0, codes);
     memcpy(block, fields, 2);
     get_scales6(fields + 2, scales, 8);
     memset(block + 2, 0, 6);
@@ -244,7 +253,7 @@ static const struct tile_format *const formats[QN_TYPE_LIMIT] = {
 
 /* One row's 32 codes in one plane of a group: bits [shift, shift + width) of four codes at a time, in all bytes of a word at
  * once, to the row's word in each of the plane's `width` lines. */
-static inline void put_plane(uint8_t *lines, int row, const uint8_t *codes, int width, int shift)
+ALWAYS_INLINE void put_plane(uint8_t *lines, int row, const uint8_t *codes, int width, int shift)
 {
     uint32_t mask = 0x01010101u * ((1u << width) - 1);
     for (int j = 0; j < width; j++) {
@@ -258,7 +267,7 @@ static inline void put_plane(uint8_t *lines, int row, const uint8_t *codes, int 
     }
 }
 
-static inline void get_plane(const uint8_t *lines, int row, uint8_t *codes, int width, int shift)
+ALWAYS_INLINE void get_plane(const uint8_t *lines, int row, uint8_t *codes, int width, int shift)
 {
     uint32_t mask = 0x01010101u * ((1u << width) - 1);
     for (int j = 0; j < width; j++) {
@@ -290,7 +299,8 @@ static struct place place_block(const struct quant_type *t, const struct tile_fo
 static void put_block(const struct quant_type *t, const struct tile_format *f, const uint8_t *block, int row,
                       uint8_t *quants, uint8_t *scales)
 {
-    uint8_t codes[QUANT_BLOCK_MAX] = {0}, fields[FIELDS_MAX];
+    uint8_t codes[QUANT_BLOCK_MAX], fields[FIELDS_MAX];
+    memset(codes, 0, (size_t)t->block);
     f->split(f, block, codes, fields);
     for (int k = 0; k < t->block; k += QUANT_GROUP, quants += group_bytes(f)) {
         switch (f->plane[0]) { /* constants, so that each case is unrolled */
@@ -316,7 +326,8 @@ static void put_block(const struct quant_type *t, const struct tile_format *f, c
 static void get_block(const struct quant_type *t, const struct tile_format *f, const uint8_t *quants,
                       const uint8_t *scales, int row, uint8_t *block)
 {
-    uint8_t codes[QUANT_BLOCK_MAX] = {0}, fields[FIELDS_MAX];
+    uint8_t codes[QUANT_BLOCK_MAX], fields[FIELDS_MAX];
+    memset(codes, 0, (size_t)t->block);
     for (int k = 0; k < t->block; k += QUANT_GROUP, quants += group_bytes(f)) {
         get_plane(quants, row, codes + k, f->plane[0], 0);
         if (f->plane[1])
