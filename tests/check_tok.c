@@ -24,7 +24,7 @@ static struct qn_error err;
 static struct tok *open_file(const char *path, const char *pre)
 {
     struct gguf *g;
-    struct tok *k;
+    struct tok *k = NULL;
     if (gguf_open(&g, path, true, &err) || tok_open(&k, g, pre, &err))
         fail_msg("%s", err.text);
     gguf_close(g); /* a tokenizer owns what it needs */
@@ -511,11 +511,11 @@ static void hostile_texts(void **state)
     static const char *const units[] = {"a",        " ",     "\n",     "the", "9",    "!",
                                         "\xCC\x81", "<|im_", "<think", "'",   "\xFF", "e\xCC\xA3"};
     static const char *const pres[] = {"gpt2", "qwen2", "qwen35", "llama-bpe"};
-    enum { N = 1 << 20 };
+    enum { N = 1 << 18 };
     char *s = malloc(N);
     struct vocab v;
     vocab_spm(&v);
-    alarm(300); /* seconds where they should take one or two */
+    alarm(100); /* all of it takes about a second */
     for (int p = 0; p < 5; p++) {
         struct tok *k = p < 4 ? open_bpe(pres[p]) : open_vocab(&v, NULL);
         for (size_t u = 0; u < sizeof units / sizeof *units; u++) {
