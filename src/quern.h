@@ -230,6 +230,9 @@ struct qn_sampling {
 /* Fills in neutral values, then those of the file's general.sampling.* keys, else those recommended for its architecture.
  * thinking chooses between a model's two recommendations.  Returns a phrase saying where the values came from. */
 QN_API const char *qn_sampling_defaults(struct qn_sampling *p, const qn_engine *e, int thinking);
+/* Sets the order from names separated by ';' or ',': penalties, dry, top_n_sigma, top_k, typ_p, top_p, min_p, xtc,
+ * temperature.  "" = none.  On error *p is unchanged. */
+QN_API int qn_sampling_order(struct qn_sampling *p, const char *names, struct qn_error *err);
 
 typedef struct qn_sampler qn_sampler;
 QN_API int qn_sampler_new(qn_sampler **out, const qn_engine *e, const struct qn_sampling *p, struct qn_error *err);
