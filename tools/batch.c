@@ -1,0 +1,411 @@
+/* SPDX-License-Identifier: MIT */
+/* quern batch: a file of prompts, many sequences side by side.
+ *
+ * Every call to the engine carries one row for each sequence that is being continued and fills up with rows of prompts that
+ * are still being read; a sequence that ends makes room for the next line at once.  An answer depends on its line, the
+ * settings and its index only, never on its neighbours, so a killed run can go on where it was. */
+#include "gen.h"
+#include "journal.h"
+#include "request.h"
+#include "setup.h"
+#include "term.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <inttypes.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <xxhash.h>
+
+struct line {
+    const char *s; /* in the input */
+    size_t n;
+};
+
+struct slot {
+    qn_seq *seq;
+    int index; /* line in work, or -1 */
+    struct request r;
+    qn_sampler *sampler;
+    struct gen g;
+    struct text text;
+    int n_fed; /* ids of the prompt in the sequence */
+};
+
+struct batch {
+    struct opts *o;
+    qn_engine *e;
+    char *input;
+    struct line *lines; /* [n_lines] */
+    uint64_t *hashes; /* [n_lines] */
+    int n_lines, next; /* next: line to look at */
+    struct request_base base;
+    struct qn_logit_bias *bias[2];
+    struct journal journal;
+    struct slot *slots; /* [n_parallel] */
+    struct qn_span *spans; /* [n_parallel] */
+    struct slot **of; /* [n_parallel] the slot of each span */
+    float *logits; /* [n_parallel][n_vocab] */
+    int n_errors, n_before; /* lines with an error; lines finished by an earlier run */
+    int64_t n_tokens; /* read and written */
+    struct progress bar;
+};
+
+/* ---- input */
+
+static void split_lines(struct batch *b)
+{
+    size_t n, room = 0;
+    b->input = io_read(b->o->input, &n);
+    for (size_t at = 0; at < n;) {
+        const char *end = memchr(b->input + at, '\n', n - at);
+        size_t len = end ? (size_t)(end - (b->input + at)) : n - at;
+        if ((size_t)b->n_lines == room) {
+            room = room * 2 + 256;
+            b->lines = xrealloc(b->lines, room * sizeof *b->lines);
+            b->hashes = xrealloc(b->hashes, room * sizeof *b->hashes);
+        }
+        if (b->n_lines == 1 << 30)
+            die("%s: more than 2^30 lines", b->o->input);
+        b->lines[b->n_lines] = (struct line){.s = b->input + at, .n = len};
+        b->hashes[b->n_lines++] = XXH3_64bits(b->input + at, len);
+        at += len + 1;
+    }
+    if (!b->n_lines)
+        die("%s: holds no lines", b->o->input);
+}
+
+static uint64_t hash_input(const struct batch *b)
+{
+    return XXH3_64bits(b->hashes, (size_t)b->n_lines * sizeof *b->hashes);
+}
+
+/* ---- settings: everything that can change an answer */
+
+/* Options that change how fast an answer comes, or where it goes. */
+static bool without_effect(const struct opt *row)
+{
+    static const char *const names[] = {"help", "input",   "output",        "parallel",   "model",
+                                        "seed", "threads", "threads-batch", "batch-size", "ubatch-size",
+                                        "numa", "isa",     "template-file"};
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++)
+        if (!strcmp(names[i], row->name))
+            return true;
+    return false;
+}
+
+static json_t *option_value(const struct opts *o, const struct opt *row)
+{
+    const void *at = (const char *)o + row->at;
+    if (!o->given[row - opt_table] && (!row->def || row->def[0] == ':'))
+        return json_string("default");
+    switch (row->kind) {
+    case OPT_FLAG:
+        return json_boolean(*(const bool *)at);
+    case OPT_INT:
+        return json_integer(*(const int *)at);
+    case OPT_REAL:
+        return json_real(*(const double *)at);
+    case OPT_TEXTS: {
+        json_t *list = json_array();
+        const struct strings *s = at;
+        for (int i = 0; i < s->n; i++)
+            json_array_append_new(list, json_text(s->v[i], strlen(s->v[i])));
+        return list;
+    }
+    default: {
+        const char *s = *(const char *const *)at;
+        return s ? json_text(s, strlen(s)) : json_string("default");
+    }
+    }
+}
+
+/* Size and checksum of the file's beginning, which holds the metadata, and of its end. */
+static json_t *model_mark(const char *path)
+{
+    enum { HEAD = 1 << 20, TAIL = 1 << 16 };
+    struct stat st;
+    char *buf = xmalloc(HEAD + TAIL), text[64];
+    int fd = open(path, O_RDONLY | O_CLOEXEC);
+    if (fd < 0 || fstat(fd, &st))
+        die("%s: %s", path, strerror(errno));
+    ssize_t head = pread(fd, buf, HEAD, 0);
+    off_t from = st.st_size > TAIL ? st.st_size - TAIL : 0;
+    ssize_t tail = head < 0 ? -1 : pread(fd, buf + head, TAIL, from);
+    if (tail < 0)
+        die("%s: %s", path, strerror(errno));
+    snprintf(text, sizeof text, "%lld bytes, %016" PRIx64, (long long)st.st_size,
+             XXH3_64bits(buf, (size_t)(head + tail)));
+    close(fd);
+    free(buf);
+    return json_string(text);
+}
+
+static json_t *make_settings(struct batch *b)
+{
+    struct opts *o = b->o;
+    json_t *j = json_object();
+    char text[32];
+    json_object_set_new(j, "arithmetic", json_integer(QN_BITS));
+    json_object_set_new(j, "model", model_mark(setup_model(o)));
+    snprintf(text, sizeof text, "%" PRIu64, o->seed);
+    json_object_set_new(j, "seed", o->seed == UINT64_MAX ? json_null() : json_string(text));
+    if (o->template_file) {
+        size_t n;
+        char *bytes = io_read(o->template_file, &n);
+        snprintf(text, sizeof text, "%016" PRIx64, XXH3_64bits(bytes, n));
+        free(bytes);
+    } else {
+        strcpy(text, "default");
+    }
+    json_object_set_new(j, "--template-file", json_string(text));
+    for (int i = 0; i < opt_table_rows; i++)
+        if (opt_has(&opt_table[i], CMD_BATCH) && !without_effect(&opt_table[i])) {
+            char *key = xprintf("--%s", opt_table[i].name);
+            json_object_set_new(j, key, option_value(o, &opt_table[i]));
+            free(key);
+        }
+    /* the value in use, not the word */
+    json_object_set_new(j, "--think", json_string(setup_think(o)));
+    return j;
+}
+
+static void settle_seed(struct batch *b, json_t *settings)
+{
+    char text[32];
+    const char *kept = json_string_value(json_object_get(settings, "seed"));
+    if (kept)
+        b->o->seed = strtoull(kept, NULL, 10);
+    else
+        setup_seed(b->o);
+    snprintf(text, sizeof text, "%" PRIu64, b->o->seed);
+    json_object_set_new(settings, "seed", json_string(text));
+}
+
+/* ---- answers */
+
+static void record(struct batch *b, int index, const json_t *id, const struct slot *s, const char *error)
+{
+    static const char *const reasons[] = {[FINISH_STOP] = "stop", [FINISH_LENGTH] = "length"};
+    json_t *j = json_object();
+    json_object_set_new(j, "id", id ? json_deep_copy(id) : json_null());
+    json_object_set_new(j, "index", json_integer(index));
+    json_object_set_new(j, "text", s && s->text.n ? json_text(s->text.s, s->text.n) : json_string(""));
+    json_object_set_new(j, "finish_reason", json_string(s ? reasons[s->g.finish] : "error"));
+    json_object_set_new(j, "n_prompt", json_integer(s ? s->r.n_ids : 0));
+    json_object_set_new(j, "n_generated", json_integer(s ? s->g.n : 0));
+    if (error)
+        json_object_set_new(j, "error", json_text(error, strlen(error)));
+    b->n_errors += error != NULL;
+    journal_add(&b->journal, index, j);
+    json_decref(j);
+}
+
+static void vacate(struct slot *s)
+{
+    qn_sampler_free(s->sampler);
+    s->sampler = NULL;
+    gen_free(&s->g);
+    request_free(&s->r);
+    s->index = -1;
+}
+
+/* Takes a line into a free slot; false when the line was settled at once. */
+static bool occupy(struct batch *b, struct slot *s, int index)
+{
+    char why[1200];
+    struct qn_error err;
+    struct line *l = &b->lines[index];
+    if (!request_parse(&s->r, &b->base, l->s, l->n, index, why, sizeof why)) {
+        record(b, index, s->r.id, NULL, why);
+        request_free(&s->r);
+        return false;
+    }
+    if (qn_sampler_new(&s->sampler, b->e, &s->r.sampling, &err)) {
+        record(b, index, s->r.id, NULL, err.text);
+        request_free(&s->r);
+        return false;
+    }
+    for (int i = 0; i < s->r.n_ids; i++)
+        qn_sampler_accept(s->sampler, s->r.ids[i]);
+    gen_begin(&s->g, b->e, s->sampler, &s->r.stop, s->r.n_max);
+    s->index = index;
+    s->n_fed = 0;
+    s->text.n = 0;
+    qn_seq_clear(s->seq);
+    if (s->r.n_max)
+        return true;
+    s->g.finish = FINISH_LENGTH; /* nothing was asked for */
+    record(b, index, s->r.id, s, NULL);
+    vacate(s);
+    return false;
+}
+
+static void fill_slots(struct batch *b)
+{
+    for (int i = 0; i < b->o->n_parallel; i++) {
+        struct slot *s = &b->slots[i];
+        while (s->index < 0 && b->next < b->n_lines) {
+            int index = b->next++;
+            if (!b->journal.results[index] && occupy(b, s, index))
+                break;
+        }
+    }
+}
+
+/* One row for each running answer, and prompts as long as there is room. */
+static int make_spans(struct batch *b)
+{
+    int n = 0, rows = 0;
+    for (int i = 0; i < b->o->n_parallel; i++) {
+        struct slot *s = &b->slots[i];
+        if (s->index < 0 || s->n_fed < s->r.n_ids)
+            continue;
+        b->of[n] = s;
+        b->spans[n++] = (struct qn_span){.seq = s->seq, .ids = &s->g.id, .n = 1, .logits = QN_LOGITS_LAST};
+        rows++;
+    }
+    for (int i = 0; i < b->o->n_parallel; i++) {
+        struct slot *s = &b->slots[i];
+        int left = s->index < 0 ? 0 : s->r.n_ids - s->n_fed, room = b->o->n_ubatch - rows;
+        if (left <= 0 || (room <= 0 && n))
+            continue;
+        int take = left < room ? left : room > 0 ? room : 1;
+        b->of[n] = s;
+        b->spans[n++] = (struct qn_span){.seq = s->seq,
+                                         .ids = s->r.ids + s->n_fed,
+                                         .n = take,
+                                         .logits = take == left ? QN_LOGITS_LAST : QN_LOGITS_NONE};
+        rows += take;
+    }
+    return n;
+}
+
+static void take_logits(struct batch *b, struct slot *s, const float *logits)
+{
+    bool more = gen_next(&s->g, logits, &s->text);
+    if (more && qn_seq_len(s->seq) >= b->base.info.n_ctx) {
+        gen_finish(&s->g, FINISH_LENGTH, &s->text);
+        more = false;
+    }
+    if (more)
+        return;
+    record(b, s->index, s->r.id, s, NULL);
+    vacate(s);
+}
+
+static void show_progress(struct batch *b)
+{
+    char detail[80];
+    int todo = b->n_lines - b->n_before, done = b->journal.n_done - b->n_before;
+    snprintf(detail, sizeof detail, "%d of %d, %.0f tokens/s", b->journal.n_done, b->n_lines,
+             (double)b->n_tokens / (now_s() - b->bar.start + 1e-9));
+    progress_set(&b->bar, todo ? (double)done / todo : 1, detail);
+}
+
+static void work(struct batch *b)
+{
+    struct qn_error err;
+    int n;
+    progress_begin(&b->bar, "batch");
+    interrupt_catch(true);
+    for (fill_slots(b); (n = make_spans(b)) > 0; fill_slots(b)) {
+        if (qn_eval(b->e, b->spans, n, b->logits, &err))
+            die("%s (%d of %d answers are in %s; the same command goes on from there)", err.text, b->journal.n_done,
+                b->n_lines, b->journal.path);
+        const float *row = b->logits;
+        for (int i = 0; i < n; i++) {
+            struct slot *s = b->of[i];
+            b->n_tokens += b->spans[i].n;
+            if (s->n_fed < s->r.n_ids)
+                s->n_fed += b->spans[i].n;
+            if (b->spans[i].logits == QN_LOGITS_NONE)
+                continue;
+            take_logits(b, s, row);
+            row += b->base.info.n_vocab;
+        }
+        show_progress(b);
+        if (interrupted()) {
+            progress_end(&b->bar);
+            die("stopped; %d of %d answers are in %s; the same command goes on from there", b->journal.n_done,
+                b->n_lines, b->journal.path);
+        }
+    }
+    progress_end(&b->bar);
+    interrupt_catch(false);
+}
+
+static void open_engine(struct batch *b)
+{
+    struct opts *o = b->o;
+    struct qn_error err;
+    int left = b->n_lines - b->journal.n_done;
+    if (o->n_parallel > left)
+        o->n_parallel = left;
+    b->e = setup_open(o, (struct setup_size){.n_seq = o->n_parallel, .n_ctx = o->n_ctx, .n_threads = -1});
+    b->base = (struct request_base){.o = o, .e = b->e, .kwargs = setup_kwargs(o, setup_think(o))};
+    qn_model_info(b->e, &b->base.info);
+    b->base.thinking = (b->base.info.has_template || o->template_file) && setup_thinking(b->e, b->base.kwargs);
+    for (int t = 0; t < 2; t++)
+        setup_sampling(&b->base.sampling[t], o, b->e, t, &b->bias[t]);
+    size_t n = (size_t)o->n_parallel;
+    b->slots = xmalloc(n * sizeof *b->slots);
+    b->spans = xmalloc(n * sizeof *b->spans);
+    b->of = xmalloc(n * sizeof *b->of);
+    b->logits = xmalloc(n * (size_t)b->base.info.n_vocab * sizeof *b->logits);
+    for (int i = 0; i < o->n_parallel; i++) {
+        b->slots[i].index = -1;
+        if (qn_seq_new(&b->slots[i].seq, b->e, &err))
+            die("%s", err.text);
+    }
+}
+
+static void close_all(struct batch *b)
+{
+    for (int i = 0; b->slots && i < b->o->n_parallel; i++) {
+        qn_seq_free(b->slots[i].seq);
+        text_free(&b->slots[i].text);
+    }
+    qn_close(b->e);
+    journal_close(&b->journal);
+    free(b->slots);
+    free(b->spans);
+    free(b->of);
+    free(b->logits);
+    free(b->bias[0]);
+    free(b->bias[1]);
+    free(b->base.kwargs);
+    free(b->lines);
+    free(b->hashes);
+    free(b->input);
+}
+
+int cmd_batch(struct opts *o)
+{
+    if (!o->input || !o->output)
+        usage("batch: -i FILE and -o FILE are needed");
+    if (!strcmp(o->output, "-"))
+        usage("batch: the answers need a file, not standard output");
+    struct batch b = {.o = o};
+    split_lines(&b);
+    json_t *settings = make_settings(&b);
+    if (journal_resume(&b.journal, o->output, settings, b.hashes, b.n_lines, hash_input(&b)))
+        say("%s: %d of %d answers are there already", b.journal.path, b.journal.n_done, b.n_lines);
+    b.n_before = b.journal.n_done;
+    settle_seed(&b, settings);
+    if (b.journal.n_done < b.n_lines) {
+        open_engine(&b);
+        say("%d lines, %d side by side; seed %" PRIu64, b.n_lines, o->n_parallel, o->seed);
+        journal_begin(&b.journal, settings);
+        work(&b);
+    }
+    journal_finish(&b.journal);
+    if (b.n_errors)
+        say("%s: %d of %d lines have an error in place of an answer", o->output, b.n_errors, b.n_lines);
+    json_decref(settings);
+    close_all(&b);
+    return 0;
+}

@@ -1,0 +1,558 @@
+/* SPDX-License-Identifier: MIT */
+/* quern chat: a conversation at the terminal, or one user turn a line from a pipe.
+ *
+ * The conversation is a JSON array of messages.  For each answer it is rendered and tokenized anew; where that begins with
+ * the ids that the sequence already holds, only the rest is evaluated. */
+#include "gen.h"
+#include "line.h"
+#include "setup.h"
+#include "term.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+struct chat {
+    struct opts *o;
+    qn_engine *e;
+    qn_seq *seq;
+    qn_sampler *sampler; /* lives as long as the conversation grows; NULL: make a new one */
+    struct qn_model_info info;
+    struct line_editor *editor; /* NULL: not interactive */
+    json_t *messages;
+
+    const char *think; /* auto, on, off */
+    char *kwargs; /* variables of the template, or NULL */
+    bool thinking; /* answers begin with thinking */
+    struct qn_sampling sampling;
+    struct qn_logit_bias *bias;
+    const char *source; /* where the sampling defaults came from */
+
+    int32_t *past; /* [n_past] ids in the sequence; room for n_ctx */
+    int n_past;
+    float *logits; /* [n_vocab] */
+    struct text answer, thought;
+    bool thought_shown;
+
+    int n_read, n_written, n_again; /* tokens since the start: prompts, answers, of prompts those computed twice */
+    double read_s, write_s; /* of the last answer */
+    int last_read, last_written;
+    bool failed; /* a turn had no answer: the exit status when not interactive */
+};
+
+/* ---- settings */
+
+static void configure(struct chat *c)
+{
+    free(c->kwargs);
+    free(c->bias);
+    uint64_t stream = c->sampling.stream;
+    c->kwargs = setup_kwargs(c->o, c->think);
+    c->thinking = setup_thinking(c->e, c->kwargs);
+    c->source = setup_sampling(&c->sampling, c->o, c->e, c->thinking, &c->bias);
+    c->sampling.stream = stream;
+    qn_sampler_free(c->sampler);
+    c->sampler = NULL;
+}
+
+static void set_system(json_t *messages, const char *text)
+{
+    const char *role = json_string_value(json_object_get(json_array_get(messages, 0), "role"));
+    if (role && !strcmp(role, "system"))
+        json_array_remove(messages, 0);
+    if (*text) {
+        json_t *content = json_text(text, strlen(text));
+        json_array_insert_new(messages, 0, json_pack("{s:s, s:o}", "role", "system", "content", content));
+    }
+}
+
+/* A new conversation; the system message stays. */
+static void forget(struct chat *c)
+{
+    json_t *first = json_array_get(c->messages, 0);
+    const char *role = json_string_value(json_object_get(first, "role"));
+    json_t *keep = role && !strcmp(role, "system") ? json_incref(first) : NULL;
+    json_array_clear(c->messages);
+    if (keep)
+        json_array_append_new(c->messages, keep);
+    qn_seq_clear(c->seq);
+    qn_sampler_free(c->sampler);
+    c->sampler = NULL;
+    c->n_past = 0;
+    c->sampling.stream = 0;
+}
+
+/* ---- the sequence */
+
+/* The conversation as ids; NULL with *err filled. */
+static int32_t *render(struct chat *c, bool prompt, int *n_ids, bool *inside, struct qn_error *err)
+{
+    struct qn_text text;
+    int32_t *ids = NULL;
+    char *messages = json_dump(c->messages);
+    struct qn_render_args a = {.messages = messages, .kwargs = c->kwargs, .add_generation_prompt = prompt};
+    int rc = qn_render(c->e, &a, &text, err);
+    free(messages);
+    if (rc)
+        return NULL;
+    if (qn_tokenize(c->e, text.bytes, text.n, text.special, 0, &ids, n_ids, err))
+        ids = NULL;
+    size_t end = text.n;
+    while (end && strchr(" \n\r\t", text.bytes[end - 1]))
+        end--;
+    *inside = end >= 7 && !memcmp(text.bytes + end - 7, "<think>", 7);
+    qn_text_free(&text);
+    return ids;
+}
+
+/* Brings the sequence to ids and leaves the last row's logits.  0, 1 when interrupted, or negative. */
+static int advance(struct chat *c, const int32_t *ids, int n, struct qn_error *err)
+{
+    int same = 0;
+    while (same < n && same < c->n_past && ids[same] == c->past[same])
+        same++;
+    int from = same == c->n_past && same < n ? same : 0;
+    if (!from)
+        qn_seq_clear(c->seq);
+    if (c->sampler) /* an earlier turn that is now rendered differently has been seen already, up to there */
+        for (int i = same; i < n; i++)
+            qn_sampler_accept(c->sampler, ids[i]);
+    c->n_again += from ? 0 : same;
+    double start = now_s();
+    int rc = gen_prefill(c->e, c->seq, ids + from, n - from, c->o->n_batch, c->logits, err);
+    c->read_s = now_s() - start;
+    c->n_past = qn_seq_len(c->seq);
+    memcpy(c->past, ids, (size_t)c->n_past * sizeof *ids);
+    c->last_read = c->n_past - from;
+    c->n_read += c->last_read;
+    return rc;
+}
+
+static int ensure_sampler(struct chat *c, const int32_t *ids, int n, struct qn_error *err)
+{
+    if (c->sampler)
+        return 0;
+    int rc = qn_sampler_new(&c->sampler, c->e, &c->sampling, err);
+    for (int i = 0; i < n && !rc; i++)
+        qn_sampler_accept(c->sampler, ids[i]);
+    return rc;
+}
+
+/* ---- one answer */
+
+static void on_piece(void *cookie, bool thinking, const char *bytes, size_t n)
+{
+    struct chat *c = cookie;
+    text_put(thinking ? &c->thought : &c->answer, bytes, n);
+    if (thinking && !c->editor)
+        return; /* a pipe gets the answers only */
+    if (thinking && !c->thought_shown)
+        out_printf("%s%s", term_dim(), *term_dim() ? "" : "[thinking] ");
+    if (!thinking && c->thought_shown)
+        out_printf("%s\n%s", term_plain(), *term_dim() ? "\n" : "[answer] ");
+    c->thought_shown = thinking;
+    out_write(bytes, n);
+    out_flush();
+}
+
+static void say_full(struct chat *c)
+{
+    say("the context is full: all %d positions are in use; /clear begins afresh, -c N at the start makes it larger",
+        c->info.n_ctx);
+}
+
+/* Picks and evaluates until the answer ends. */
+static enum finish generate(struct chat *c, bool inside, struct qn_error *err)
+{
+    struct gen g;
+    struct think t;
+    struct text piece = {0};
+    bool full = false;
+    int rc = 0;
+    double start = now_s();
+    gen_begin(&g, c->e, c->sampler, &c->o->stop, c->o->n_predict);
+    think_begin(&t, inside);
+    bool more = c->o->n_predict != 0;
+    while (more) {
+        more = gen_next(&g, c->logits, &piece);
+        if (more && (interrupted() || (full = c->n_past >= c->info.n_ctx))) {
+            gen_finish(&g, full ? FINISH_LENGTH : FINISH_INTERRUPT, &piece);
+            more = false;
+        }
+        think_put(&t, piece.s, piece.n, on_piece, c);
+        piece.n = 0;
+        if (more) {
+            struct qn_span span = {.seq = c->seq, .ids = &g.id, .n = 1, .logits = QN_LOGITS_LAST};
+            rc = qn_eval(c->e, &span, 1, c->logits, err);
+            c->n_past = qn_seq_len(c->seq);
+            if (rc)
+                break;
+            c->past[c->n_past - 1] = g.id;
+        }
+    }
+    think_end(&t, on_piece, c);
+    out_printf("%s\n", c->thought_shown ? term_plain() : "");
+    out_flush();
+    c->write_s = now_s() - start;
+    c->last_written = g.n;
+    c->n_written += g.n;
+    if (full)
+        say_full(c);
+    if (rc)
+        say("%s", err->text);
+    enum finish why = rc ? FINISH_NOT : g.finish;
+    text_free(&piece);
+    gen_free(&g);
+    return why;
+}
+
+static void print_timings(struct chat *c, enum finish why)
+{
+    if (!c->editor)
+        return;
+    out_printf("%s[%d read, %.1f/s | %d written, %.1f/s | context %d of %d%s]%s\n\n", term_dim(), c->last_read,
+               c->last_read / (c->read_s > 0 ? c->read_s : 1), c->last_written,
+               c->last_written / (c->write_s > 0 ? c->write_s : 1), c->n_past, c->info.n_ctx,
+               why == FINISH_INTERRUPT ? " | stopped"
+               : why == FINISH_LENGTH  ? " | cut off"
+                                       : "",
+               term_plain());
+}
+
+static void append_answer(struct chat *c)
+{
+    json_t *m =
+        json_pack("{s:s, s:o}", "role", "assistant", "content", json_text(c->answer.s ? c->answer.s : "", c->answer.n));
+    if (c->thought.n) {
+        const char *s = c->thought.s;
+        size_t n = c->thought.n;
+        for (; n && strchr("\r\n", s[n - 1]); n--)
+            ;
+        for (; n && strchr("\r\n", *s); n--)
+            s++;
+        json_object_set_new(m, "reasoning_content", json_text(s, n));
+    }
+    json_array_append_new(c->messages, m);
+}
+
+/* Answers the conversation as it stands.  False: there is no answer, and the reason has been said. */
+static bool answer(struct chat *c)
+{
+    struct qn_error err;
+    int n;
+    bool inside;
+    int32_t *ids = render(c, true, &n, &inside, &err);
+    if (!ids) {
+        say("%s", err.text);
+        return false;
+    }
+    if (n > c->info.n_ctx) {
+        say("the context is full: the conversation has %d tokens, the context holds %d; the message was not taken; "
+            "/clear "
+            "begins afresh, -c N at the start makes it larger",
+            n, c->info.n_ctx);
+        free(ids);
+        return false;
+    }
+    c->answer.n = c->thought.n = 0;
+    c->thought_shown = false;
+    interrupt_clear();
+    interrupt_catch(true);
+    int rc = advance(c, ids, n, &err);
+    if (!rc)
+        rc = ensure_sampler(c, ids, n, &err);
+    free(ids);
+    enum finish why = FINISH_NOT;
+    if (rc < 0)
+        say("%s", err.text);
+    else if (rc > 0)
+        say("stopped while reading the prompt; the message was not taken");
+    else
+        why = generate(c, inside, &err);
+    if (!c->editor)
+        interrupt_catch(false);
+    interrupt_clear();
+    if (why == FINISH_NOT)
+        return false;
+    append_answer(c);
+    print_timings(c, why);
+    return true;
+}
+
+static void turn(struct chat *c, const char *text, size_t n)
+{
+    json_array_append_new(c->messages, json_pack("{s:s, s:o}", "role", "user", "content", json_text(text, n)));
+    if (answer(c))
+        return;
+    json_array_remove(c->messages, json_array_size(c->messages) - 1);
+    c->failed = true;
+}
+
+/* ---- commands */
+
+static void do_help(struct chat *c, const char *arg)
+{
+    out_text(
+        "/help          this list\n"
+        "/clear         begin a new conversation (the system message stays)\n"
+        "/regen         answer the last message once more\n"
+        "/system TEXT   set the system message; without TEXT remove it\n"
+        "/think on|off  think before answering, or not\n"
+        "/stats         figures of this session\n"
+        "/save FILE     write the conversation as JSON\n"
+        "/load FILE     read a conversation and go on from there\n"
+        "/exit          leave (so does Ctrl-D)\n"
+        "A line that ends with \\ goes on in the next one; a line of three quotes (\"\"\") opens and closes a longer "
+        "text.\nCtrl-C stops an answer.\n");
+}
+
+static void do_clear(struct chat *c, const char *arg)
+{
+    forget(c);
+    say("new conversation");
+}
+
+static void do_regen(struct chat *c, const char *arg)
+{
+    size_t n = json_array_size(c->messages);
+    json_t *last = json_array_get(c->messages, n ? n - 1 : 0);
+    const char *role = json_string_value(json_object_get(last, "role"));
+    if (!role || (strcmp(role, "assistant") && strcmp(role, "user"))) {
+        say("there is no answer to make again");
+        return;
+    }
+    json_t *old = !strcmp(role, "assistant") ? json_incref(last) : NULL;
+    if (old)
+        json_array_remove(c->messages, n - 1);
+    c->sampling.stream++;
+    qn_sampler_free(c->sampler);
+    c->sampler = NULL;
+    if (!answer(c)) {
+        if (old)
+            json_array_append(c->messages, old);
+        c->failed = true;
+    }
+    json_decref(old);
+}
+
+static void do_system(struct chat *c, const char *arg)
+{
+    set_system(c->messages, arg);
+    say("system message %s", *arg ? "set" : "removed");
+}
+
+static void do_think(struct chat *c, const char *arg)
+{
+    if (strcmp(arg, "on") && strcmp(arg, "off")) {
+        say("/think on or /think off");
+        return;
+    }
+    c->think = !strcmp(arg, "on") ? "on" : "off";
+    configure(c);
+    say("thinking %s; sampling: %s", c->think, c->source);
+}
+
+static void do_stats(struct chat *c, const char *arg)
+{
+    out_printf("model          %s\n", c->info.description);
+    out_printf("threads        %d, prompts %d; level %s\n", c->info.n_threads, c->info.n_threads_batch, c->info.isa);
+    out_printf("context        %d of %d positions in use\n", c->n_past, c->info.n_ctx);
+    out_printf("tokens         %d read, %d of them again; %d written\n", c->n_read, c->n_again, c->n_written);
+    out_printf("memory         weights %.1f MiB, sequence %.1f MiB, scratch %.1f MiB\n",
+               (double)c->info.bytes_weights / 1048576, (double)c->info.bytes_per_seq / 1048576,
+               (double)c->info.bytes_step / 1048576);
+    out_printf("sampling       %s; temperature %g, top-k %d, top-p %g, min-p %g; seed %llu, stream %llu\n", c->source,
+               (double)c->sampling.temperature, c->sampling.top_k, (double)c->sampling.top_p, (double)c->sampling.min_p,
+               (unsigned long long)c->sampling.seed, (unsigned long long)c->sampling.stream);
+    out_flush();
+}
+
+static void do_save(struct chat *c, const char *arg)
+{
+    char err[512];
+    if (!*arg) {
+        say("/save needs the name of a file");
+        return;
+    }
+    char *dump = json_dumps(c->messages, JSON_INDENT(2));
+    char *text = xprintf("%s\n", dump ? dump : "[]");
+    if (io_try_write(arg, text, strlen(text), err, sizeof err))
+        say("%zu messages written to %s", json_array_size(c->messages), arg);
+    else
+        say("%s", err);
+    free(text);
+    free(dump);
+}
+
+/* A conversation from a file, or NULL with a message in err. */
+static json_t *read_messages(const char *path, char *err, size_t cap)
+{
+    char *bytes, why[256];
+    size_t n;
+    if (!io_try_read(path, &bytes, &n, err, cap))
+        return NULL;
+    json_t *j = json_parse(bytes, n, why, sizeof why);
+    free(bytes);
+    if (!j) {
+        snprintf(err, cap, "%s: %s", path, why);
+        return NULL;
+    }
+    size_t i;
+    json_t *m;
+    bool good = json_is_array(j);
+    json_array_foreach(j, i, m) good = good && json_is_string(json_object_get(m, "role"));
+    if (good)
+        return j;
+    snprintf(err, cap, "%s: not a JSON array of messages", path);
+    json_decref(j);
+    return NULL;
+}
+
+static void do_load(struct chat *c, const char *arg)
+{
+    char text[512];
+    struct qn_error err;
+    if (!*arg) {
+        say("/load needs the name of a file");
+        return;
+    }
+    json_t *loaded = read_messages(arg, text, sizeof text), *old = c->messages;
+    if (!loaded) {
+        say("%s", text);
+        return;
+    }
+    int n = 0;
+    bool inside;
+    c->messages = loaded;
+    int32_t *ids = render(c, false, &n, &inside, &err);
+    if (ids && n > c->info.n_ctx) {
+        snprintf(err.text, sizeof err.text, "the conversation has %d tokens, the context holds %d", n, c->info.n_ctx);
+        free(ids);
+        ids = NULL;
+    }
+    if (!ids) {
+        say("%.200s: %s", arg, err.text);
+        c->messages = old;
+        json_decref(loaded);
+        return;
+    }
+    json_decref(old);
+    qn_sampler_free(c->sampler);
+    c->sampler = NULL;
+    c->sampling.stream = 0;
+    interrupt_clear();
+    interrupt_catch(true);
+    int rc = n ? advance(c, ids, n, &err) : 0;
+    if (!c->editor)
+        interrupt_catch(false);
+    interrupt_clear();
+    free(ids);
+    if (rc < 0)
+        say("%s", err.text);
+    else
+        say("%zu messages, %d tokens", json_array_size(c->messages), c->n_past);
+}
+
+static const struct {
+    const char *name;
+    void (*run)(struct chat *c, const char *arg); /* NULL: leave */
+} commands[] = {{"/help", do_help},   {"/clear", do_clear}, {"/regen", do_regen}, {"/system", do_system},
+                {"/think", do_think}, {"/stats", do_stats}, {"/save", do_save},   {"/load", do_load},
+                {"/exit", NULL},      {"/quit", NULL}};
+
+/* 1: was a command; 0: was none; -1: leave. */
+static int run_command(struct chat *c, const char *line)
+{
+    size_t len = strcspn(line, " \t");
+    for (size_t i = 0; i < sizeof commands / sizeof *commands; i++) {
+        if (strlen(commands[i].name) != len || memcmp(commands[i].name, line, len))
+            continue;
+        if (!commands[i].run)
+            return -1;
+        char *arg = xstrdup(line + len + strspn(line + len, " \t"));
+        for (size_t n = strlen(arg); n && strchr(" \t", arg[n - 1]);)
+            arg[--n] = 0;
+        commands[i].run(c, arg);
+        free(arg);
+        out_flush();
+        return 1;
+    }
+    return 0;
+}
+
+/* ---- reading turns */
+
+static void talk_terminal(struct chat *c)
+{
+    struct text turn_text = {0};
+    interrupt_catch(true);
+    while (line_read_turn(c->editor, &turn_text)) {
+        int was = turn_text.s[0] == '/' ? run_command(c, turn_text.s) : 0;
+        if (was < 0)
+            break;
+        if (was)
+            continue;
+        if (turn_text.s[0] == '/' && !strpbrk(turn_text.s, " \n"))
+            say("%s is not a command; /help lists them", turn_text.s);
+        else if (turn_text.s[strspn(turn_text.s, " \t\r\n")])
+            turn(c, turn_text.s, turn_text.n);
+    }
+    text_free(&turn_text);
+}
+
+static void talk_pipe(struct chat *c)
+{
+    char *line = NULL;
+    size_t cap = 0;
+    ssize_t n;
+    while ((n = getline(&line, &cap, stdin)) > 0) {
+        while (n && strchr("\r\n", line[n - 1]))
+            line[--n] = 0;
+        if (!n)
+            continue;
+        int was = line[0] == '/' && strlen(line) == (size_t)n ? run_command(c, line) : 0;
+        if (was < 0)
+            break;
+        if (!was)
+            turn(c, line, (size_t)n);
+    }
+    free(line);
+}
+
+int cmd_chat(struct opts *o)
+{
+    setup_seed(o);
+    struct chat c = {.o = o, .messages = json_array(), .think = setup_think(o)};
+    c.e = setup_open(o, (struct setup_size){.n_seq = 1, .n_ctx = o->n_ctx, .n_threads = -1});
+    qn_model_info(c.e, &c.info);
+    if (!c.info.has_template && !o->template_file)
+        die("%s: the model has no chat template (--template-file names one; quern run continues plain text)", o->model);
+    struct qn_error err;
+    if (qn_seq_new(&c.seq, c.e, &err))
+        die("%s", err.text);
+    c.past = xmalloc((size_t)c.info.n_ctx * sizeof *c.past);
+    c.logits = xmalloc((size_t)c.info.n_vocab * sizeof *c.logits);
+    if (o->system)
+        set_system(c.messages, o->system);
+    configure(&c);
+    say("%s, %d threads, %s, context %d; sampling: %s; seed %llu", c.info.description, c.info.n_threads, c.info.isa,
+        c.info.n_ctx, c.source, (unsigned long long)o->seed);
+    if (term_in()) {
+        c.editor = line_editor_new();
+        say("/help lists the commands, Ctrl-C stops an answer, Ctrl-D leaves");
+        talk_terminal(&c);
+        line_editor_free(c.editor);
+    } else {
+        talk_pipe(&c);
+    }
+    qn_sampler_free(c.sampler);
+    qn_seq_free(c.seq);
+    qn_close(c.e);
+    json_decref(c.messages);
+    free(c.kwargs);
+    free(c.bias);
+    free(c.past);
+    free(c.logits);
+    text_free(&c.answer);
+    text_free(&c.thought);
+    return c.failed && !term_in() ? 1 : 0;
+}

@@ -1,0 +1,127 @@
+/* SPDX-License-Identifier: MIT */
+/* quern run: plain continuation of a text. */
+#include "gen.h"
+#include "setup.h"
+#include "term.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+struct run {
+    struct opts *o;
+    qn_engine *e;
+    qn_seq *seq;
+    float *logits; /* [n_vocab] */
+    struct qn_model_info info;
+};
+
+/* Prints the continuation; false when it could not go on, with the reason in err. */
+static bool generate(struct run *r, qn_sampler *sampler, int *n_written, struct qn_error *err)
+{
+    struct gen g;
+    struct text piece = {0};
+    int rc = 0;
+    char last = '\n';
+    bool full = false, more = r->o->n_predict != 0;
+    gen_begin(&g, r->e, sampler, &r->o->stop, r->o->n_predict);
+    while (more) {
+        more = gen_next(&g, r->logits, &piece);
+        if (more && (interrupted() || (full = qn_seq_len(r->seq) >= r->info.n_ctx))) {
+            gen_finish(&g, full ? FINISH_LENGTH : FINISH_INTERRUPT, &piece);
+            more = false;
+        }
+        out_write(piece.s, piece.n);
+        out_flush();
+        if (piece.n)
+            last = piece.s[piece.n - 1];
+        piece.n = 0;
+        if (more) {
+            struct qn_span span = {.seq = r->seq, .ids = &g.id, .n = 1, .logits = QN_LOGITS_LAST};
+            if ((rc = qn_eval(r->e, &span, 1, r->logits, err)))
+                break;
+        }
+    }
+    if (term_out() && last != '\n')
+        out_text("\n");
+    out_flush();
+    if (full)
+        say("stopped: the context of %d positions is full (-c N makes it larger)", r->info.n_ctx);
+    *n_written = g.n;
+    text_free(&piece);
+    gen_free(&g);
+    return !rc;
+}
+
+static int32_t *read_prompt(struct run *r, int *n)
+{
+    struct opts *o = r->o;
+    struct qn_error err;
+    size_t len = o->prompt ? strlen(o->prompt) : 0;
+    char *text = o->file ? io_read(o->file, &len) : xstrdup(o->prompt);
+    int32_t *ids;
+    unsigned flags = QN_TOK_BOS | (o->special ? QN_TOK_SPECIAL : 0);
+    if (qn_tokenize(r->e, text, len, NULL, flags, &ids, n, &err))
+        die("%s: %s", o->file ? o->file : "prompt", err.text);
+    if (o->echo)
+        out_write(text, len);
+    out_flush();
+    free(text);
+    if (!*n) { /* nothing to continue: begin where a text begins */
+        free(ids);
+        int start = r->info.id_bos >= 0 ? r->info.id_bos : r->info.id_eos;
+        if (start < 0)
+            die("the prompt is empty, and the model has no token that begins a text");
+        ids = xmalloc(sizeof *ids);
+        ids[0] = start;
+        *n = 1;
+    }
+    if (*n > r->info.n_ctx)
+        die("the prompt has %d tokens, the context holds %d (-c N makes it larger)", *n, r->info.n_ctx);
+    return ids;
+}
+
+int cmd_run(struct opts *o)
+{
+    if (!o->prompt == !o->file)
+        usage("run: one of -p TEXT and -f FILE is needed");
+    setup_seed(o);
+    struct run r = {.o = o};
+    struct qn_error err;
+    r.e = setup_open(o, (struct setup_size){.n_seq = 1, .n_ctx = o->n_ctx, .n_threads = -1});
+    qn_model_info(r.e, &r.info);
+    if (qn_seq_new(&r.seq, r.e, &err))
+        die("%s", err.text);
+    r.logits = xmalloc((size_t)r.info.n_vocab * sizeof *r.logits);
+
+    struct qn_sampling sampling;
+    struct qn_logit_bias *bias;
+    qn_sampler *sampler;
+    const char *source = setup_sampling(&sampling, o, r.e, false, &bias);
+    say("%s, %d threads, %s; sampling: %s; seed %llu", r.info.description, r.info.n_threads, r.info.isa, source,
+        (unsigned long long)o->seed);
+    if (qn_sampler_new(&sampler, r.e, &sampling, &err))
+        die("%s", err.text);
+    int n, n_written = 0;
+    int32_t *ids = read_prompt(&r, &n);
+    for (int i = 0; i < n; i++)
+        qn_sampler_accept(sampler, ids[i]);
+
+    interrupt_catch(true);
+    double t0 = now_s();
+    int rc = gen_prefill(r.e, r.seq, ids, n, o->n_batch, r.logits, &err);
+    double t1 = now_s();
+    bool good = rc > 0 || (!rc && generate(&r, sampler, &n_written, &err));
+    double t2 = now_s();
+    if (!good)
+        die("%s", err.text);
+    if (term_err())
+        say("%d tokens read, %.1f/s; %d written, %.1f/s", n, n / (t1 - t0), n_written, n_written / (t2 - t1));
+    bool stopped = interrupted();
+    qn_sampler_free(sampler);
+    qn_seq_free(r.seq);
+    qn_close(r.e);
+    free(ids);
+    free(bias);
+    free(r.logits);
+    return stopped ? 130 : 0;
+}
