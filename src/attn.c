@@ -1,0 +1,286 @@
+/* SPDX-License-Identifier: MIT */
+/* Gated attention with rotary positions and grouped query heads.  Keys and values go to the cache first and are read from there in
+ * the cache's type, also within the span that wrote them; a block's result depends on the block alone and blocks are merged in
+ * index order, so neither the cutting of the prompt nor the number of workers can change a bit. */
+#include "run.h"
+
+#include <math.h>
+#include <string.h>
+
+/* Columns of a row in s->proj: q (with gates), k, v. */
+struct attn_shape {
+    int n_head, n_kv, group, dim, q_step; /* q_step: floats from head to head in q */
+    size_t width, k_at, v_at;
+};
+
+static struct attn_shape shape_of(const struct hparams *hp)
+{
+    struct attn_shape a = {
+        .n_head = hp->n_head, .n_kv = hp->n_head_kv, .group = hp->n_head / hp->n_head_kv, .dim = hp->head_dim};
+    a.q_step = a.dim * (hp->gated ? 2 : 1);
+    a.k_at = (size_t)a.n_head * (size_t)a.q_step;
+    a.v_at = a.k_at + (size_t)a.n_kv * (size_t)a.dim;
+    a.width = a.v_at + (size_t)a.n_kv * (size_t)a.dim;
+    return a;
+}
+
+size_t attn_partial_floats(const struct qn_engine *e)
+{
+    size_t blocks = ((size_t)e->n_ctx + ATTN_BLOCK - 1) / ATTN_BLOCK, hd = (size_t)e->model.hp.head_dim;
+    return e->model.n_attn ? FEW_ROWS * blocks * (size_t)e->model.hp.n_head * (hd + 2) : 0;
+}
+
+/* Bias, norm and rotation of one head, in place. */
+static void finish_head(struct ctx *c, float *x, const float *bias, const float *norm, const float *cos_sin)
+{
+    const struct hparams *hp = &c->e->model.hp;
+    if (bias)
+        c->e->ops.add(x, bias, hp->head_dim);
+    if (norm)
+        c->e->ops.rmsnorm(x, x, norm, hp->head_dim, hp->eps);
+    c->e->ops.rope(x, cos_sin, hp->n_rot / 2, hp->rope_neox);
+}
+
+static void store_key(const struct qn_engine *e, uint8_t *keys, int j, const float *k)
+{
+    int dim = e->model.hp.head_dim;
+    if (e->k_kind == KV_F32) {
+        float *out = (float *)(void *)keys + j;
+        for (int d = 0; d < dim; d++)
+            out[(size_t)d * ATTN_BLOCK] = k[d];
+        return;
+    }
+    uint16_t half[512], *out = (uint16_t *)(void *)keys + j;
+    e->ops.to_f16(half, k, dim);
+    for (int d = 0; d < dim; d++)
+        out[(size_t)d * ATTN_BLOCK] = half[d];
+}
+
+static void store_value(const struct qn_engine *e, uint8_t *values, int j, const float *v)
+{
+    size_t dim = (size_t)e->model.hp.head_dim;
+    if (e->v_kind == KV_F32)
+        memcpy((float *)(void *)values + (size_t)j * dim, v, dim * sizeof *v);
+    else
+        e->ops.to_f16((uint16_t *)(void *)values + (size_t)j * dim, v, (int)dim);
+}
+
+/* All new keys and values into the cache, split over rows x KV heads. */
+static void fill_cache(struct ctx *c, const struct layer *l, const struct attn_shape *a)
+{
+    struct step *s = c->s;
+    const struct attn_weights *w = &l->attn;
+    int64_t first, last;
+    pool_share(c->w, (int64_t)s->n_rows * a->n_kv, &first, &last);
+    int i = 0;
+    for (int64_t u = first; u < last; u++) {
+        int t = (int)(u / a->n_kv), h = (int)(u % a->n_kv);
+        while (t >= s->span[i].row + s->span[i].n)
+            i++;
+        const struct span *sp = &s->span[i];
+        int pos = sp->pos + t - sp->row, at = h * a->dim;
+        float *k = s->proj + (size_t)t * a->width + a->k_at + at, *v = s->proj + (size_t)t * a->width + a->v_at + at;
+        finish_head(c, k, w->k_bias ? w->k_bias + at : NULL, w->k_norm,
+                    s->cos_sin + (size_t)t * (size_t)c->e->model.hp.n_rot);
+        if (w->v_bias)
+            c->e->ops.add(v, w->v_bias + at, a->dim);
+        store_key(c->e, state_keys(sp->seq, l->mixer_index, h, pos / ATTN_BLOCK), pos % ATTN_BLOCK, k);
+        store_value(c->e, state_values(sp->seq, l->mixer_index, h, pos / ATTN_BLOCK), pos % ATTN_BLOCK, v);
+    }
+}
+
+/* A task: tokens [t0, t0 + n) of a span against one KV head; query row i * group + j is token t0 + i, head h * group + j. */
+struct attn_task {
+    const struct span *span;
+    int t0, n, h;
+};
+
+static void load_queries(struct ctx *c, const struct layer *l, const struct attn_shape *a, const struct attn_task *k)
+{
+    for (int i = 0; i < k->n; i++) {
+        int t = k->span->row + k->t0 + i;
+        const float *cos_sin = c->s->cos_sin + (size_t)t * (size_t)c->e->model.hp.n_rot;
+        for (int j = 0; j < a->group; j++) {
+            size_t at = (size_t)(k->h * a->group + j) * (size_t)a->q_step;
+            float *q = c->mine->attn_q + (size_t)(i * a->group + j) * (size_t)a->dim;
+            memcpy(q, c->s->proj + (size_t)t * a->width + at, (size_t)a->dim * sizeof *q);
+            finish_head(c, q, l->attn.q_bias ? l->attn.q_bias + at : NULL, l->attn.q_norm, cos_sin);
+        }
+    }
+}
+
+/* Block b against the loaded queries: m, l [n * group], o rows o_stride apart. */
+static void one_block(struct ctx *c, const struct layer *l, const struct attn_shape *a, const struct attn_task *k,
+                      int b, float *m, float *sum, float *o, size_t o_stride)
+{
+    for (int i = 0; i < k->n; i++) {
+        int vis = k->span->pos + k->t0 + i + 1 - b * ATTN_BLOCK;
+        vis = vis < 0 ? 0 : vis > ATTN_BLOCK ? ATTN_BLOCK : vis;
+        for (int j = 0; j < a->group; j++)
+            c->mine->attn_vis[i * a->group + j] = vis;
+    }
+    struct attn_args args = {
+        .q = c->mine->attn_q,
+        .q_stride = (size_t)a->dim,
+        .n_q = k->n * a->group,
+        .head_dim = a->dim,
+        .scale = 1.0f / sqrtf((float)a->dim),
+        .k_kind = c->e->k_kind,
+        .v_kind = c->e->v_kind,
+        .k = state_keys(k->span->seq, l->mixer_index, k->h, b),
+        .v = state_values(k->span->seq, l->mixer_index, k->h, b),
+        .n_vis = c->mine->attn_vis,
+        .m = m,
+        .l = sum,
+        .o = o,
+        .o_stride = o_stride,
+    };
+    c->e->ops.attn_block(&args);
+}
+
+/* o / sum, gated, to the mixer's output. */
+static void finish_row(struct ctx *c, const struct attn_shape *a, int t, int head, float *o, float sum)
+{
+    float *y = c->s->mix + (size_t)t * (size_t)(a->n_head * a->dim) + (size_t)head * (size_t)a->dim;
+    memcpy(y, o, (size_t)a->dim * sizeof *y);
+    c->e->ops.scale(y, 1.0f / sum, a->dim);
+    if (c->e->model.hp.gated)
+        c->e->ops.sigmoid_mul(y, y, c->s->proj + (size_t)t * a->width + (size_t)head * (size_t)a->q_step + a->dim,
+                              a->dim);
+}
+
+static void run_task(struct ctx *c, const struct layer *l, const struct attn_shape *a, const struct attn_task *k)
+{
+    int rows = k->n * a->group;
+    size_t dim = (size_t)a->dim, all = (size_t)rows * dim;
+    float *O = c->mine->attn_o, *o = O + all;
+    float *M = c->mine->attn_ml, *L = M + rows, *m = L + rows, *sum = m + rows;
+    load_queries(c, l, a, k);
+    memset(O, 0, all * sizeof *O);
+    for (int i = 0; i < rows; i++) {
+        M[i] = -INFINITY;
+        L[i] = 0.0f;
+    }
+    int last = (k->span->pos + k->t0 + k->n - 1) / ATTN_BLOCK;
+    for (int b = 0; b <= last; b++) {
+        one_block(c, l, a, k, b, m, sum, o, dim);
+        for (int i = 0; i < rows; i++)
+            if (c->mine->attn_vis[i] > 0)
+                c->e->ops.attn_merge(&M[i], &L[i], O + (size_t)i * dim, m[i], sum[i], o + (size_t)i * dim, a->dim);
+    }
+    for (int i = 0; i < rows; i++)
+        finish_row(c, a, k->span->row + k->t0 + i / a->group, k->h * a->group + i % a->group, O + (size_t)i * dim,
+                   L[i]);
+}
+
+static int chunks_of(const struct span *sp) { return (sp->n + ATTN_TOKENS - 1) / ATTN_TOKENS; }
+
+static void run_tasks(struct ctx *c, const struct layer *l, const struct attn_shape *a)
+{
+    struct step *s = c->s;
+    int total = 0;
+    for (int i = 0; i < s->n_spans; i++)
+        total += chunks_of(&s->span[i]) * a->n_kv;
+    struct tasks tasks = tasks_start(c, total);
+    for (int u; (u = tasks_next(&tasks)) >= 0;) {
+        u = total - 1 - u; /* the longest tasks, at the end of a span, go first */
+        int i = 0;
+        for (; u >= chunks_of(&s->span[i]) * a->n_kv; i++)
+            u -= chunks_of(&s->span[i]) * a->n_kv;
+        int t0 = u / a->n_kv * ATTN_TOKENS, left = s->span[i].n - t0;
+        struct attn_task task = {
+            .span = &s->span[i], .t0 = t0, .n = left < ATTN_TOKENS ? left : ATTN_TOKENS, .h = u % a->n_kv};
+        run_task(c, l, a, &task);
+    }
+}
+
+/* ---- few rows: tasks are single blocks, so that one sequence keeps all workers busy; a second pass merges */
+
+static int blocks_of(const struct span *sp) { return (sp->pos + sp->n - 1) / ATTN_BLOCK + 1; }
+
+/* Results of (KV head h, block b) of a span that starts at base: o [n * group][dim], then m, then l. */
+static float *partial_at(float *base, const struct attn_shape *a, const struct span *sp, int h, int b)
+{
+    return base + ((size_t)h * (size_t)blocks_of(sp) + (size_t)b) * (size_t)(sp->n * a->group) * (size_t)(a->dim + 2);
+}
+
+static size_t partial_floats(const struct attn_shape *a, const struct span *sp)
+{
+    return (size_t)blocks_of(sp) * (size_t)(sp->n * a->n_head) * (size_t)(a->dim + 2);
+}
+
+static void split_blocks(struct ctx *c, const struct layer *l, const struct attn_shape *a)
+{
+    struct step *s = c->s;
+    int total = 0;
+    for (int i = 0; i < s->n_spans; i++)
+        total += blocks_of(&s->span[i]) * a->n_kv;
+    struct tasks tasks = tasks_start(c, total);
+    int loaded = -1; /* queries of span * n_kv + head are in place */
+    for (int u; (u = tasks_next(&tasks)) >= 0;) {
+        float *base = s->partial;
+        int i = 0;
+        for (; u >= blocks_of(&s->span[i]) * a->n_kv; i++) {
+            u -= blocks_of(&s->span[i]) * a->n_kv;
+            base += partial_floats(a, &s->span[i]);
+        }
+        const struct span *sp = &s->span[i];
+        int h = u / blocks_of(sp), b = u % blocks_of(sp), rows = sp->n * a->group;
+        struct attn_task task = {.span = sp, .t0 = 0, .n = sp->n, .h = h};
+        if (loaded != i * a->n_kv + h)
+            load_queries(c, l, a, &task);
+        loaded = i * a->n_kv + h;
+        float *o = partial_at(base, a, sp, h, b), *m = o + (size_t)rows * (size_t)a->dim;
+        one_block(c, l, a, &task, b, m, m + rows, o, (size_t)a->dim);
+    }
+}
+
+static void merge_blocks(struct ctx *c, const struct attn_shape *a)
+{
+    struct step *s = c->s;
+    struct tasks tasks = tasks_start(c, s->n_rows * a->n_head);
+    for (int u; (u = tasks_next(&tasks)) >= 0;) {
+        int t = u / a->n_head, head = u % a->n_head, h = head / a->group, i = 0;
+        float *base = s->partial, *O = c->mine->attn_o, M = -INFINITY, L = 0.0f;
+        for (; t >= s->span[i].row + s->span[i].n; i++)
+            base += partial_floats(a, &s->span[i]);
+        const struct span *sp = &s->span[i];
+        int rows = sp->n * a->group, row = (t - sp->row) * a->group + head % a->group;
+        int last = (sp->pos + t - sp->row) / ATTN_BLOCK;
+        memset(O, 0, (size_t)a->dim * sizeof *O);
+        for (int b = 0; b <= last; b++) {
+            const float *o = partial_at(base, a, sp, h, b), *m = o + (size_t)rows * (size_t)a->dim;
+            c->e->ops.attn_merge(&M, &L, O, m[row], m[rows + row], o + (size_t)row * (size_t)a->dim, a->dim);
+        }
+        finish_row(c, a, t, head, O, L);
+    }
+}
+
+void attn_layer(struct ctx *c, const struct layer *l)
+{
+    struct step *s = c->s;
+    struct attn_shape a = shape_of(&c->e->model.hp);
+    struct acts in = step_norm(c, l->mixer_norm);
+    struct product p[] = {{.m = &l->attn.q, .y = s->proj, .ldy = a.width},
+                          {.m = &l->attn.k, .y = s->proj + a.k_at, .ldy = a.width},
+                          {.m = &l->attn.v, .y = s->proj + a.v_at, .ldy = a.width}};
+    step_products(c, p, 3, &in);
+    meet(c);
+    fill_cache(c, l, &a);
+    meet(c);
+    bool split = false; /* the same on every worker */
+    for (int i = 0; few_rows(c) && i < s->n_spans; i++)
+        split |= blocks_of(&s->span[i]) > 1;
+    if (split) {
+        split_blocks(c, l, &a);
+        meet(c);
+        merge_blocks(c, &a);
+    } else {
+        run_tasks(c, l, &a);
+    }
+    meet(c);
+    struct acts mixed = step_mixed(c, (int64_t)a.n_head * a.dim);
+    struct product out = {.m = &l->attn.out, .y = s->x, .ldy = (size_t)c->e->model.hp.n_embd, .add = true};
+    step_products(c, &out, 1, &mixed);
+    meet(c);
+}

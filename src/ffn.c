@@ -1,0 +1,236 @@
+/* SPDX-License-Identifier: MIT */
+/* Feed-forward: routed experts, a shared expert, or a dense block, which is a shared expert that counts fully.
+ *
+ * Rows are sorted by expert; gate and up of an expert run in one pass with the activation, tile by tile from one flat list; a down
+ * task owns a tile of output rows and walks the active experts in ascending id, the shared one last, adding into the residual
+ * stream.  So only the chosen experts' weights are read, and the order of every sum is fixed. */
+#include "run.h"
+
+#include <math.h>
+#include <string.h>
+
+/* Chooses the n_expert_used largest probabilities of a row, ties to the lower id, ids ascending, weights summing to 1. */
+static void choose_experts(struct ctx *c, float *p, int32_t *top, float *top_p)
+{
+    int n = c->e->model.hp.n_expert, k = c->e->model.hp.n_expert_used;
+    c->e->ops.softmax(p, n);
+    for (int i = 0; i < k; i++) {
+        int best = 0;
+        for (int e = 1; e < n; e++)
+            if (p[e] > p[best])
+                best = e;
+        int at = i; /* keep ids ascending */
+        for (; at > 0 && top[at - 1] > best; at--) {
+            top[at] = top[at - 1];
+            top_p[at] = top_p[at - 1];
+        }
+        top[at] = best;
+        top_p[at] = p[best];
+        p[best] = -1.0f; /* taken */
+    }
+    float sum = 0.0f;
+    for (int i = 0; i < k; i++)
+        sum += top_p[i];
+    for (int i = 0; i < k; i++)
+        top_p[i] /= sum;
+}
+
+/* Rows by expert, in ascending order of expert and row. */
+static void sort_rows(const struct ctx *c, struct routing *r, int n_rows)
+{
+    int n = c->e->model.hp.n_expert, k = c->e->model.hp.n_expert_used;
+    memset(r->start, 0, ((size_t)n + 1) * sizeof *r->start);
+    for (int i = 0; i < n_rows * k; i++)
+        r->start[r->top[i] + 1]++;
+    r->n_active = 0;
+    for (int e = 0; e < n; e++) {
+        if (r->start[e + 1])
+            r->active[r->n_active++] = e;
+        r->start[e + 1] += r->start[e];
+    }
+    for (int i = 0; i < n_rows * k; i++) { /* start[e] moves to the end of its list, that is start[e + 1] */
+        int at = r->start[r->top[i]]++;
+        r->row[at] = i / k;
+        r->p[at] = r->top_p[i];
+    }
+    for (int e = n; e > 0; e--)
+        r->start[e] = r->start[e - 1];
+    r->start[0] = 0;
+}
+
+/* The routing that this worker reads: its own for few rows, else the step's. */
+static struct routing *route(struct ctx *c)
+{
+    struct step *s = c->s;
+    int n = c->e->model.hp.n_expert, k = c->e->model.hp.n_expert_used;
+    int64_t first = 0, last = s->n_rows;
+    bool own = few_rows(c);
+    struct routing *r = own ? &c->mine->routing : &s->routing;
+    if (!own)
+        pool_share(c->w, s->n_rows, &first, &last);
+    for (int64_t t = first; t < last; t++) {
+        float *p = s->router + t * n;
+        if (own)
+            p = memcpy(c->mine->router, p, (size_t)n * sizeof *p);
+        choose_experts(c, p, r->top + t * k, r->top_p + t * k);
+    }
+    if (!own)
+        meet(c);
+    if (own || c->w->id == 0)
+        sort_rows(c, r, s->n_rows);
+    if (!own)
+        meet(c);
+    return r;
+}
+
+/* One pass of gate, up and activation: rows [r0, r1) of a hidden layer for some columns. */
+struct gated_up {
+    const struct mat *gate, *up;
+    const struct acts *in;
+    const int32_t *row; /* input row of column i, or NULL: i */
+    int n; /* columns */
+    float *hidden; /* column i at hidden + i * gate->rows */
+    struct act_group *hidden_act;
+};
+
+static struct cols some_cols(const struct acts *a, const struct mat *m, const int32_t *row, int first, int n)
+{
+    struct cols x = acts_cols(a, m);
+    if (row)
+        x.index = row + first;
+    else
+        x.base = (const uint8_t *)x.base + (size_t)first * x.stride;
+    x.n = n;
+    return x;
+}
+
+static void gate_and_up(struct ctx *c, const struct gated_up *g, int tile)
+{
+    int64_t width = g->gate->rows, r0 = (int64_t)tile * FFN_TILE, r1 = r0 + FFN_TILE < width ? r0 + FFN_TILE : width;
+    int n_rows = (int)(r1 - r0);
+    const struct simd_ops *ops = &c->e->ops;
+    for (int i = 0; i < g->n; i += FFN_COLS) {
+        int n = g->n - i < FFN_COLS ? g->n - i : FFN_COLS;
+        struct cols x = some_cols(g->in, g->gate, g->row, i, n), x_up = some_cols(g->in, g->up, g->row, i, n);
+        ops->mul[g->gate->type->id](g->gate, r0, r1, &x, c->mine->a, FFN_TILE);
+        ops->mul[g->up->type->id](g->up, r0, r1, &x_up, c->mine->b, FFN_TILE);
+        for (int j = 0; j < n; j++) {
+            float *h = g->hidden + (int64_t)(i + j) * width + r0;
+            ops->silu_mul(h, c->mine->a + j * FFN_TILE, c->mine->b + j * FFN_TILE, n_rows);
+            if (width % QUANT_GROUP == 0)
+                ops->quantize(h, n_rows, g->hidden_act + (int64_t)(i + j) * (width / QUANT_GROUP) + r0 / QUANT_GROUP);
+        }
+    }
+}
+
+static int tiles_of(int64_t rows) { return (int)((rows + FFN_TILE - 1) / FFN_TILE); }
+
+static struct mat expert(const struct mat_experts *x, int e)
+{
+    struct mat m = x->m;
+    m.data += (size_t)e * x->stride;
+    return m;
+}
+
+static void shared_up(struct ctx *c, const struct ffn_weights *f, const struct acts *in)
+{
+    struct gated_up g = {.gate = &f->gate,
+                         .up = &f->up,
+                         .in = in,
+                         .n = c->s->n_rows,
+                         .hidden = c->s->shared,
+                         .hidden_act = c->s->shared_act};
+    struct tasks tasks = tasks_start(c, tiles_of(f->gate.rows));
+    for (int t; (t = tasks_next(&tasks)) >= 0;)
+        gate_and_up(c, &g, t);
+}
+
+static void experts_up(struct ctx *c, const struct ffn_weights *f, const struct acts *in, const struct routing *r)
+{
+    int tiles = tiles_of(f->gate_exps.m.rows);
+    int64_t width = f->gate_exps.m.rows;
+    struct tasks tasks = tasks_start(c, r->n_active * tiles);
+    for (int t; (t = tasks_next(&tasks)) >= 0;) {
+        int e = r->active[t / tiles], first = r->start[e];
+        struct mat gate = expert(&f->gate_exps, e), up = expert(&f->up_exps, e);
+        struct gated_up g = {.gate = &gate,
+                             .up = &up,
+                             .in = in,
+                             .row = r->row + first,
+                             .n = r->start[e + 1] - first,
+                             .hidden = c->s->hidden + first * width,
+                             .hidden_act = c->s->hidden_act + first * (width / QUANT_GROUP)};
+        gate_and_up(c, &g, t % tiles);
+    }
+}
+
+/* x[row[i]][r0..r1) += p[i] * (down * column i); row NULL: i, p NULL: 1. */
+static void down_rows(struct ctx *c, const struct mat *down, const struct acts *hidden, const int32_t *row,
+                      const float *p, int64_t r0, int64_t r1)
+{
+    int64_t n_embd = c->e->model.hp.n_embd;
+    for (int i = 0; i < hidden->n; i += FFN_COLS) {
+        int n = hidden->n - i < FFN_COLS ? hidden->n - i : FFN_COLS;
+        struct cols x = some_cols(hidden, down, NULL, i, n);
+        c->e->ops.mul[down->type->id](down, r0, r1, &x, c->mine->a, FFN_TILE);
+        for (int j = 0; j < n; j++)
+            c->e->ops.axpy(c->s->x + (row ? row[i + j] : i + j) * n_embd + r0, p ? p[i + j] : 1.0f,
+                           c->mine->a + j * FFN_TILE, (int)(r1 - r0));
+    }
+}
+
+/* One tile of output rows: all active experts, then the shared one. */
+static void down_tile(struct ctx *c, const struct ffn_weights *f, const struct routing *r, int64_t r0, int64_t r1)
+{
+    struct step *s = c->s;
+    int64_t width = f->down_exps.m.cols;
+    for (int i = 0; r && i < r->n_active; i++) {
+        int e = r->active[i], first = r->start[e];
+        struct mat down = expert(&f->down_exps, e);
+        struct acts hidden = {.f = s->hidden + first * width,
+                              .q = s->hidden_act + first * (width / QUANT_GROUP),
+                              .n = r->start[e + 1] - first,
+                              .cols = width};
+        down_rows(c, &down, &hidden, r->row + first, r->p + first, r0, r1);
+    }
+    if (f->down.rows) {
+        struct acts hidden = {.f = s->shared, .q = s->shared_act, .n = s->n_rows, .cols = f->down.cols};
+        down_rows(c, &f->down, &hidden, NULL, f->shared_gate.rows ? s->shared_p : NULL, r0, r1);
+    }
+}
+
+static void down(struct ctx *c, const struct ffn_weights *f, const struct routing *r)
+{
+    int64_t rows = c->e->model.hp.n_embd;
+    int tile = few_rows(c) ? TILE_ROWS : FFN_TILE; /* small tiles share few rows' memory traffic evenly */
+    struct tasks tasks = tasks_start(c, (int)((rows + tile - 1) / tile));
+    for (int t; (t = tasks_next(&tasks)) >= 0;) {
+        int64_t r0 = (int64_t)t * tile;
+        down_tile(c, f, r, r0, r0 + tile < rows ? r0 + tile : rows);
+    }
+}
+
+void ffn_layer(struct ctx *c, const struct layer *l)
+{
+    struct step *s = c->s;
+    const struct ffn_weights *f = &l->ffn;
+    struct acts in = step_norm(c, l->ffn_norm);
+    if (f->router.rows) {
+        struct product p[] = {{.m = &f->router, .y = s->router, .ldy = (size_t)f->router.rows},
+                              {.m = &f->shared_gate, .y = s->shared_gate, .ldy = 1}};
+        step_products(c, p, f->shared_gate.rows ? 2 : 1, &in);
+    }
+    if (f->gate.rows)
+        shared_up(c, f, &in);
+    meet(c);
+    struct routing *r = NULL;
+    if (f->router.rows) {
+        r = route(c);
+        experts_up(c, f, &in, r);
+        if (f->shared_gate.rows && c->w->id == 0)
+            c->e->ops.sigmoid(s->shared_p, s->shared_gate, s->n_rows);
+        meet(c);
+    }
+    down(c, f, r);
+    meet(c);
+}

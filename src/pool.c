@@ -1,0 +1,163 @@
+/* SPDX-License-Identifier: MIT */
+/* Worker pool and barrier.  A barrier counts arrivals per NUMA node, then over the nodes; waiters spin for a short while and
+ * then sleep in the kernel, at once when there are more workers than cores, so that a busy machine is not burnt and nobody spins
+ * on a core that the last arrival needs. */
+#define _GNU_SOURCE
+#include "pool.h"
+
+#include <linux/futex.h>
+#include <omp.h>
+#include <stdatomic.h>
+#include <stdlib.h>
+#include <sys/syscall.h>
+#include <time.h>
+#include <unistd.h>
+
+enum { MAX_NODES = 64, SPIN_TURNS = 4000 };
+
+struct node_barrier {
+    _Alignas(CACHE_LINE) atomic_int arrived; /* workers of this node */
+    _Alignas(CACHE_LINE) atomic_uint phase; /* bumped once all nodes have arrived; the futex word */
+    atomic_int sleepers;
+};
+
+struct pool {
+    int n_max, n_nodes;
+    int n_cores; /* that may run workers at once */
+    bool pin;
+    bool *pinned; /* [n_max] */
+    int *node_of; /* [n_max] dense node index */
+    int *node_size; /* [n_nodes] workers of the running job */
+    int active_nodes, spin;
+    _Alignas(CACHE_LINE) atomic_int nodes_arrived;
+    struct node_barrier node[MAX_NODES];
+};
+
+static void cpu_relax(void)
+{
+#if defined(__x86_64__)
+    __builtin_ia32_pause();
+#elif defined(__aarch64__)
+    __asm__ volatile("yield");
+#endif
+}
+
+/* Sleeps until *word != value; may return early. */
+static void futex_wait(atomic_uint *word, unsigned value)
+{
+    syscall(SYS_futex, word, FUTEX_WAIT_PRIVATE, value, NULL, NULL, 0);
+}
+
+static void futex_wake_all(atomic_uint *word)
+{
+    syscall(SYS_futex, word, FUTEX_WAKE_PRIVATE, INT32_MAX, NULL, NULL, 0);
+}
+
+static void release_node(struct node_barrier *b)
+{
+    atomic_store_explicit(&b->arrived, 0, memory_order_relaxed);
+    /* both sides are sequentially consistent: a sleeper is either counted here or sees the new phase before it sleeps */
+    atomic_fetch_add_explicit(&b->phase, 1, memory_order_seq_cst);
+    if (atomic_load_explicit(&b->sleepers, memory_order_seq_cst) > 0)
+        futex_wake_all(&b->phase);
+}
+
+void pool_barrier(struct worker *w)
+{
+    if (w->n == 1)
+        return;
+    struct pool *p = w->pool;
+    int node = p->node_of[w->id];
+    struct node_barrier *b = &p->node[node];
+    unsigned phase = atomic_load_explicit(&b->phase, memory_order_relaxed);
+    if (atomic_fetch_add_explicit(&b->arrived, 1, memory_order_acq_rel) == p->node_size[node] - 1 &&
+        atomic_fetch_add_explicit(&p->nodes_arrived, 1, memory_order_acq_rel) == p->active_nodes - 1) {
+        atomic_store_explicit(&p->nodes_arrived, 0, memory_order_relaxed);
+        for (int i = 0; i < p->n_nodes; i++)
+            if (i != node && p->node_size[i])
+                release_node(&p->node[i]);
+        release_node(b);
+        return;
+    }
+    for (int i = 0; i < p->spin; i++) {
+        if (atomic_load_explicit(&b->phase, memory_order_acquire) != phase)
+            return;
+        cpu_relax();
+    }
+    atomic_fetch_add_explicit(&b->sleepers, 1, memory_order_seq_cst);
+    while (atomic_load_explicit(&b->phase, memory_order_seq_cst) == phase)
+        futex_wait(&b->phase, phase);
+    atomic_fetch_sub_explicit(&b->sleepers, 1, memory_order_relaxed);
+}
+
+int pool_open(struct pool **out, int n_max, bool pin, const struct log_sink *log, struct qn_error *err)
+{
+    *out = NULL;
+    struct pool *p = mem_alloc(sizeof *p);
+    if (!p)
+        return fail(err, QN_E_MEMORY, "no memory for %d workers", n_max);
+    p->n_max = n_max;
+    p->n_cores = topology_default_threads();
+    p->pin = pin && n_max <= p->n_cores;
+    p->pinned = calloc((size_t)n_max, sizeof *p->pinned);
+    p->node_of = calloc((size_t)n_max, sizeof *p->node_of);
+    p->node_size = calloc(MAX_NODES, sizeof *p->node_size);
+    if (!p->pinned || !p->node_of || !p->node_size) {
+        pool_close(p);
+        return fail(err, QN_E_MEMORY, "no memory for %d workers", n_max);
+    }
+    p->n_nodes = 1;
+    for (int i = 0; p->pin && i < n_max; i++) {
+        int node = topology_node(i);
+        p->node_of[i] = node < MAX_NODES ? node : 0;
+        if (p->node_of[i] >= p->n_nodes)
+            p->n_nodes = p->node_of[i] + 1;
+    }
+    if (n_max > p->n_cores)
+        log_line(log, QN_LOG_INFO, "%d workers on %d cores: waiting workers sleep", n_max, p->n_cores);
+    *out = p;
+    return 0;
+}
+
+void pool_close(struct pool *p)
+{
+    if (!p)
+        return;
+    free(p->pinned);
+    free(p->node_of);
+    free(p->node_size);
+    mem_free(p);
+}
+
+/* Called by one worker, before the others start on the job. */
+static void prepare_job(struct pool *p, int n)
+{
+    for (int i = 0; i < p->n_nodes; i++)
+        p->node_size[i] = 0;
+    for (int i = 0; i < n; i++)
+        p->node_size[p->node_of[i]]++;
+    p->active_nodes = 0;
+    for (int i = 0; i < p->n_nodes; i++)
+        p->active_nodes += p->node_size[i] > 0;
+    p->spin = n <= p->n_cores ? SPIN_TURNS : 0;
+}
+
+void pool_run(struct pool *p, int n, void (*fn)(struct worker *w, void *arg), void *arg)
+{
+    n = n < 1 ? 1 : n > p->n_max ? p->n_max : n;
+    /* always the same team size: shrinking and growing a team would re-create its threads */
+#pragma omp parallel num_threads(p->n_max)
+    {
+        int granted = omp_get_num_threads(), id = omp_get_thread_num();
+        struct worker w = {.id = id, .n = n < granted ? n : granted, .pool = p};
+#pragma omp single
+        prepare_job(p, w.n); /* ends in an implicit barrier */
+        if (id < w.n) {
+            if (p->pin && granted > 1 && id > 0 && !p->pinned[id]) {
+                topology_pin(id, p->n_max);
+                p->pinned[id] = true;
+            }
+            fn(&w, arg);
+        }
+    }
+}

@@ -1,0 +1,45 @@
+/* SPDX-License-Identifier: MIT */
+/* The worker pool: one OpenMP parallel region per job, every worker runs the same function on its share (SPMD) and meets the others
+ * at barriers.  What is computed never depends on who computes it or on how many there are. */
+#ifndef QUERN_POOL_H
+#define QUERN_POOL_H
+
+#include "base.h"
+
+enum { POOL_MAX_WORKERS = 1024, CACHE_LINE = 64 };
+
+struct pool;
+
+/* A worker as the job sees it. */
+struct worker {
+    int id, n; /* 0 <= id < n: workers that take part in this job */
+    struct pool *pool;
+};
+
+/* n_max: most workers a job may ask for; pin: bind workers to cores by topology. */
+int pool_open(struct pool **out, int n_max, bool pin, const struct log_sink *log, struct qn_error *err);
+void pool_close(struct pool *p); /* NULL is fine */
+
+/* Runs fn on min(n, what OpenMP grants) workers and returns when all are done.  Inside a caller's own parallel region that may
+ * be one. */
+void pool_run(struct pool *p, int n, void (*fn)(struct worker *w, void *arg), void *arg);
+
+/* Everything written before by any worker of the job is seen after it by all. */
+void pool_barrier(struct worker *w);
+
+/* The share of worker w in n equal tasks: [*first, *last). */
+static inline void pool_share(const struct worker *w, int64_t n, int64_t *first, int64_t *last)
+{
+    *first = n * w->id / w->n;
+    *last = n * (w->id + 1) / w->n;
+}
+
+/* Cores this process may use: min(physical cores in the affinity mask, cgroup quota), at least 1. */
+int topology_default_threads(void);
+/* Binds the calling thread to the i-th place: one thread per physical core first, nodes and sockets filled in order, SMT siblings
+ * last.  Does nothing without libnuma or when there are more workers than places. */
+void topology_pin(int i, int n);
+/* NUMA node of the i-th place; 0 where unknown. */
+int topology_node(int i);
+
+#endif

@@ -1,0 +1,188 @@
+/* SPDX-License-Identifier: MIT */
+/* The running engine: sequences with their memory, the step's scratch, and the parts of the forward step.
+ *
+ * A step is a flat batch of rows, cut into spans (consecutive tokens of one sequence).  The residual stream x crosses from part to
+ * part; projections, norms and feed-forward see rows only, the mixers' cores walk spans.  All workers run step_run() together and
+ * meet at barriers inside the parts.  Work is split over rows, heads, tiles of output rows and columns of states, never over a
+ * summed dimension, and what a task is never depends on the number of workers; so neither does any bit. */
+#ifndef QUERN_RUN_H
+#define QUERN_RUN_H
+
+#include "model.h"
+#include "pool.h"
+#include "simd/simd.h"
+
+#include <stdatomic.h>
+
+enum {
+    DELTA_CHUNK = 64, /* tokens a worker takes through convolution and delta rule at a time */
+    FEW_ROWS = 4, /* up to here workers repeat norm and quantization instead of waiting for each other */
+    FFN_TILE = 64, /* output rows of a feed-forward task; a multiple of 32 and 16 */
+    FFN_COLS = 32, /* columns a feed-forward task takes at a time */
+    ATTN_TOKENS = 16 /* tokens of a span that an attention task takes */
+};
+
+/* Memory of one sequence. */
+struct qn_seq {
+    struct qn_engine *engine;
+    int n; /* tokens evaluated */
+    /* KV cache, per attention layer and KV head, in blocks of ATTN_BLOCK positions: keys [head_dim][128], values [128][head_dim] */
+    uint8_t *kv;
+    float *state; /* [n_delta][n_v_head][dim / 16][dim][16] tiles of 16 value columns */
+    float *conv; /* [n_delta][2 n_k_head + n_v_head][n_tap - 1][dim] inputs before the next token, oldest first */
+    bool in_call; /* appears in the running call */
+};
+
+struct span {
+    struct qn_seq *seq;
+    int row, n; /* rows [row, row + n) of the step */
+    int pos; /* of its first row */
+};
+
+/* Which experts rows go to. */
+struct routing {
+    int32_t *top; /* [n][n_expert_used] ids ascending */
+    float *top_p; /* [n][n_expert_used] their weights */
+    int32_t *start; /* [n_expert + 1] expert e's columns are start[e] .. start[e + 1] - 1 */
+    int32_t *row; /* [n * n_expert_used] row of each column */
+    float *p; /* [n * n_expert_used] weight of each column */
+    int32_t *active; /* [n_expert] experts with columns, ascending */
+    int n_active;
+};
+
+/* Memory of one worker. */
+struct worker_scratch {
+    float *norm; /* [FEW_ROWS][widest] private copies of normed rows */
+    struct act_group *act; /* [FEW_ROWS][widest / 32] */
+    float *a, *b; /* [FFN_COLS][FFN_TILE] outputs of one task */
+    float *q, *k, *v, *gate; /* delta: [DELTA_CHUNK][dim] each, gates [8][DELTA_CHUNK] */
+    float *router; /* [n_expert] */
+    struct routing routing; /* of up to FEW_ROWS rows */
+    float *attn_q, *attn_o, *attn_ml; /* [ATTN_TOKENS * group][head_dim], twice that, 4 x [ATTN_TOKENS * group] */
+    int *attn_vis; /* [ATTN_TOKENS * group] */
+};
+
+/* Rows of activations as the matrices want them. */
+struct acts {
+    const float *f; /* [n][cols] */
+    const struct act_group *q; /* [n][cols / 32] */
+    int n;
+    int64_t cols;
+};
+
+struct step {
+    int n_rows, n_spans, n_out;
+    struct span *span; /* [n_ubatch] */
+    int32_t *ids; /* [n_ubatch] */
+    int32_t *out_row; /* [n_ubatch] rows whose logits are wanted, ascending */
+    float *logits; /* [n_out][n_vocab], the caller's */
+    atomic_int bad_layer; /* first layer whose input was not a number; INT_MAX = none */
+
+    float *x; /* [n_ubatch][n_embd] residual stream */
+    float *norm; /* [n_ubatch][n_embd] normed rows */
+    struct act_group *act; /* [n_ubatch][widest / 32] */
+    float *proj; /* [n_ubatch][proj_cols] projections of the mixer: qkv | z | beta | alpha, or q | k | v */
+    float *mix; /* [n_ubatch][mix_cols] output of the mixer's core */
+    float *cos_sin; /* [n_ubatch][n_rot] */
+    float *partial; /* attention of few rows: per block [head_dim + 2] for every query head */
+
+    /* feed-forward */
+    float *router; /* [n_ubatch][n_expert] */
+    struct routing routing; /* of steps with more than FEW_ROWS rows */
+    float *hidden; /* [n_ubatch * n_expert_used][n_ff_exp] */
+    struct act_group *hidden_act;
+    float *shared; /* [n_ubatch][n_ff or n_ff_shexp] */
+    struct act_group *shared_act;
+    float *shared_gate, *shared_p; /* [n_ubatch] of the shared expert: logit, weight */
+
+    atomic_int
+        *task; /* [n_task] counters of dynamically claimed tasks, CACHE_LINE apart; zero at the start of a step */
+    int n_task;
+};
+
+struct qn_engine {
+    struct gguf *gguf;
+    struct model model;
+    struct simd_ops ops;
+    struct pool *pool;
+    struct log_sink log;
+    int n_threads, n_threads_batch, n_ctx, n_seq, n_ubatch, n_live;
+    enum kv_kind k_kind, v_kind;
+    enum qn_delta_form delta;
+    bool vocab_only;
+    struct step step;
+    struct worker_scratch *scratch; /* [threads] */
+    uint8_t *arena; /* all of the step's scratch */
+    size_t arena_bytes, arena_used;
+    /* of one sequence, bytes */
+    size_t kv_block_bytes, kv_head_bytes, kv_bytes, state_bytes, conv_bytes;
+    struct text_parts *text; /* tokenizer, template: engine_text.c */
+    char description[160];
+};
+
+/* ---- state.c */
+void state_sizes(struct qn_engine *e);
+static inline size_t kv_kind_bytes(enum kv_kind k) { return k == KV_F32 ? 4 : 2; }
+/* Keys and values of block b of KV head h in attention layer i. */
+uint8_t *state_keys(const struct qn_seq *s, int i, int h, int b);
+uint8_t *state_values(const struct qn_seq *s, int i, int h, int b);
+float *state_tile(const struct qn_seq *s, int i, int v_head, int slice);
+float *state_conv(const struct qn_seq *s, int i);
+
+/* ---- step.c */
+/* What a worker carries through a step. */
+struct ctx {
+    struct qn_engine *e;
+    struct step *s;
+    struct worker *w;
+    struct worker_scratch *mine;
+    int next_task; /* counters used so far, the same on every worker */
+    int layer; /* for messages */
+};
+
+/* Allocates all scratch; sizes from the model and e's settings. */
+int step_alloc(struct qn_engine *e, struct qn_error *err);
+/* Bytes that step_alloc() would take. */
+size_t step_bytes(struct qn_engine *e);
+/* Evaluates e->step as filled in; 0 or QN_E_NUMERIC. */
+int step_run(struct qn_engine *e, struct qn_error *err);
+
+static inline void meet(struct ctx *c) { pool_barrier(c->w); }
+static inline bool few_rows(const struct ctx *c) { return c->s->n_rows <= FEW_ROWS; }
+
+/* Tasks 0 .. n - 1: equal contiguous shares for few rows (memory streams), claimed one by one otherwise.  Use:
+ *   struct tasks t = tasks_start(c, n); for (int i; (i = tasks_next(&t)) >= 0;) ... */
+struct tasks {
+    atomic_int *counter; /* NULL: static share */
+    int next, last;
+};
+struct tasks tasks_start(struct ctx *c, int n);
+int tasks_next(struct tasks *t);
+
+/* Columns for matrix m out of a set of rows. */
+struct cols acts_cols(const struct acts *a, const struct mat *m);
+/* Norm of all rows of x by weight w, quantized: private copies for few rows, else shared ones and a barrier. */
+struct acts step_norm(struct ctx *c, const float *w);
+/* One row of cols floats; does nothing for widths that no quantized matrix can have. */
+void step_quantize(const struct ctx *c, const float *x, int64_t cols, struct act_group *out);
+/* The rows [n_rows][cols] of s->mix, quantized: privately for few rows, else shared and a barrier. */
+struct acts step_mixed(struct ctx *c, int64_t cols);
+
+/* One of several products with the same input: y[row][0..m.rows). */
+struct product {
+    const struct mat *m;
+    float *y;
+    size_t ldy;
+    bool add; /* y += instead of y = */
+};
+/* All tiles of all products, split over the workers.  No barrier at its end. */
+void step_products(struct ctx *c, const struct product *p, int n, const struct acts *a);
+
+/* ---- attn.c, delta.c: project, mix, and add to the residual stream; end after a barrier */
+void attn_layer(struct ctx *c, const struct layer *l);
+void delta_layer(struct ctx *c, const struct layer *l);
+size_t attn_partial_floats(const struct qn_engine *e);
+/* ---- ffn.c */
+void ffn_layer(struct ctx *c, const struct layer *l);
+
+#endif
