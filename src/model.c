@@ -164,13 +164,14 @@ static int place(struct binder *b, const struct gguf_tensor *t, int64_t rows, in
 {
     const struct quant_type *type = quant_type_find(t->type);
     size_t row_bytes = quant_row_bytes(type, t->ne[0]);
-    bool in_order = from.run == 0;
+    bool in_order = from.run == 0, mapped = true;
     struct mat m = {.type = type, .rows = rows, .cols = t->ne[0]};
     const uint8_t *src = t->data + (size_t)from.first * row_bytes;
     b->m->n_params += rows * n_mat * t->ne[0];
     if (type->layout == LAYOUT_ROWS && in_order) { /* used where it lies */
         m.data = src;
         m.stride = row_bytes;
+        b->m->bytes_weights += (size_t)(rows * n_mat) * row_bytes;
         *out = (struct mat_experts){.m = m, .stride = (size_t)src_rows * row_bytes};
         return 0;
     }
@@ -181,12 +182,14 @@ static int place(struct binder *b, const struct gguf_tensor *t, int64_t rows, in
         if (!src)
             return fail(b->err, QN_E_MEMORY, "%s: no memory to gather %lld rows", t->name, (long long)rows);
         from.run = from.jump = rows;
+        mapped = false;
     }
     int64_t tiles = (rows + TILE_ROWS - 1) / TILE_ROWS;
     bool is_rows = type->layout == LAYOUT_ROWS;
     m.stride = is_rows ? row_bytes : pack_tile_bytes(type, m.cols);
     size_t mat_bytes = (is_rows ? (size_t)rows : (size_t)tiles) * m.stride;
     m.data = packed_room(b->m, mat_bytes * (size_t)n_mat);
+    b->m->bytes_weights += mat_bytes * (size_t)n_mat;
     *out = (struct mat_experts){.m = m, .stride = mat_bytes};
     struct pack_job job = {.type = type,
                            .src = src,
@@ -198,7 +201,8 @@ static int place(struct binder *b, const struct gguf_tensor *t, int64_t rows, in
                            .dst_stride = m.stride,
                            .src_stride = src_rows,
                            .run = from.run,
-                           .jump = from.jump};
+                           .jump = from.jump,
+                           .mapped = mapped};
     return add_job(b, job);
 }
 
@@ -524,6 +528,18 @@ void model_pack_tile(const struct pack_job *j, int64_t tile)
         memcpy(j->dst + (size_t)(mat * j->rows + r) * j->dst_stride, src, (size_t)n * j->row_bytes);
     else
         pack_tile(j->type, src, j->row_bytes, n, j->cols, j->dst + (size_t)tile * j->dst_stride);
+}
+
+const uint8_t *model_job_source(const struct pack_job *j, int64_t first, int64_t last, size_t *bytes)
+{
+    int64_t tiles = (j->rows + TILE_ROWS - 1) / TILE_ROWS;
+    if (!j->mapped || j->run != j->rows || j->src_stride != j->rows || last <= first)
+        return NULL;
+    int64_t r0 = first / tiles * j->rows + first % tiles * TILE_ROWS;
+    int64_t r1 = (last - 1) / tiles * j->rows + ((last - 1) % tiles + 1) * TILE_ROWS;
+    int64_t end = ((last - 1) / tiles + 1) * j->rows; /* a last tile may be cut */
+    *bytes = (size_t)((r1 < end ? r1 : end) - r0) * j->row_bytes;
+    return j->src + (size_t)r0 * j->row_bytes;
 }
 
 void model_pack_done(struct model *m)

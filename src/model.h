@@ -104,6 +104,7 @@ struct model {
     float *inv_freq; /* [n_rot / 2] after scaling */
     float rope_mscale; /* factor of cosines and sines */
     int64_t n_params;
+    size_t bytes_weights; /* of all tensors, as held in memory */
 
     uint8_t *packed; /* all packed matrices */
     size_t packed_bytes, packed_used;
@@ -143,6 +144,8 @@ size_t model_n_jobs(const struct model *m);
 const struct pack_job *model_job(const struct model *m, size_t i);
 int64_t model_job_tiles(const struct pack_job *j);
 void model_pack_tile(const struct pack_job *j, int64_t tile);
+/* The bytes of the mapped file that tiles [first, last) were packed from, if they lie together; else NULL. */
+const uint8_t *model_job_source(const struct pack_job *j, int64_t first, int64_t last, size_t *bytes);
 /* Drops the list of jobs and lets the system take back file pages that were packed. */
 void model_pack_done(struct model *m);
 

@@ -76,6 +76,8 @@ struct step {
     int32_t *ids; /* [n_ubatch] */
     int32_t *out_row; /* [n_ubatch] rows whose logits are wanted, ascending */
     float *logits; /* [n_out][n_vocab], the caller's */
+    float *
+        trace; /* tests: [n_layer + 1][n_rows][n_embd] receives x in front of each layer and behind the last, or NULL */
     atomic_int bad_layer; /* first layer whose input was not a number; INT_MAX = none */
 
     float *x; /* [n_ubatch][n_embd] residual stream */

@@ -314,6 +314,14 @@ static void head(struct ctx *c)
         note_bad(c);
 }
 
+/* A copy of the residual stream for tests; nobody changes x before the next barriers, which this worker takes part in. */
+static void trace(struct ctx *c)
+{
+    size_t n = (size_t)c->s->n_rows * (size_t)c->e->model.hp.n_embd;
+    if (c->s->trace && c->w->id == 0)
+        memcpy(c->s->trace + (size_t)c->layer * n, c->s->x, n * sizeof(float));
+}
+
 static void step_worker(struct worker *w, void *arg)
 {
     struct qn_engine *e = arg;
@@ -323,6 +331,7 @@ static void step_worker(struct worker *w, void *arg)
     for (int i = 0; i < e->model.hp.n_layer; i++) {
         const struct layer *l = &e->model.layer[i];
         c.layer = i;
+        trace(&c);
         if (l->mixer == MIXER_ATTN)
             attn_layer(&c, l);
         else
@@ -330,6 +339,7 @@ static void step_worker(struct worker *w, void *arg)
         ffn_layer(&c, l);
     }
     c.layer = e->model.hp.n_layer;
+    trace(&c);
     head(&c);
     simd_float_leave(saved);
 }

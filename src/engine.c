@@ -1,0 +1,301 @@
+/* SPDX-License-Identifier: MIT */
+/* Opening a model, packing its weights, and evaluating: the caller's spans are cut into steps of at most n_ubatch rows.  How they are
+ * cut changes no bit. */
+#include "run.h"
+#include "text_parts.h"
+
+#include "config.h"
+
+#include <limits.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+const char *qn_version(void) { return PACKAGE_VERSION; }
+
+/* ---- packing */
+
+struct packing {
+    struct qn_engine *e;
+    const struct qn_options *o;
+    int64_t total; /* bytes to pack */
+    atomic_bool cancelled;
+};
+
+enum { PACK_BYTES = 16 << 20 }; /* of source that a worker packs before its file pages are let go */
+
+static bool report(const struct qn_options *o, double share)
+{
+    return o->progress && o->progress(o->cookie, "loading", share) != 0;
+}
+
+/* Packs tiles [first, last) of a job and lets go of the file's pages, so that never both copies are resident. */
+static void pack_piece(const struct pack_job *j, int64_t first, int64_t last)
+{
+    for (int64_t t = first; t < last; t++)
+        model_pack_tile(j, t);
+    size_t bytes;
+    const uint8_t *src = model_job_source(j, first, last, &bytes);
+    if (src)
+        mem_discard((void *)(uintptr_t)src, bytes);
+}
+
+static void pack_worker(struct worker *w, void *arg)
+{
+    struct packing *p = arg;
+    const struct model *m = &p->e->model;
+    int64_t done = 0;
+    for (size_t i = 0; i < model_n_jobs(m); i++) {
+        const struct pack_job *j = model_job(m, i);
+        int64_t tiles = model_job_tiles(j), tile_bytes = (int64_t)j->row_bytes * TILE_ROWS, first, last;
+        int64_t piece = PACK_BYTES / tile_bytes + 1;
+        pool_share(w, tiles, &first, &last); /* the same shares as when multiplying: memory lands near its reader */
+        for (int64_t t = first; t < last; t += piece) {
+            if (atomic_load_explicit(&p->cancelled, memory_order_relaxed))
+                return;
+            int64_t end = t + piece < last ? t + piece : last;
+            pack_piece(j, t, end);
+            done += (end - t) * tile_bytes;
+            if (w->id == 0 && report(p->o, (double)done * w->n / (double)p->total))
+                atomic_store_explicit(&p->cancelled, true, memory_order_relaxed);
+        }
+    }
+}
+
+static int pack_all(struct qn_engine *e, const struct qn_options *o, struct qn_error *err)
+{
+    struct packing p = {.e = e, .o = o};
+    for (size_t i = 0; i < model_n_jobs(&e->model); i++)
+        p.total += model_job_tiles(model_job(&e->model, i)) * (int64_t)model_job(&e->model, i)->row_bytes * TILE_ROWS;
+    atomic_init(&p.cancelled, false);
+    pool_run(e->pool, e->n_threads_batch > e->n_threads ? e->n_threads_batch : e->n_threads, pack_worker, &p);
+    model_pack_done(&e->model);
+    if (atomic_load_explicit(&p.cancelled, memory_order_relaxed))
+        return fail(err, QN_E_CANCELLED, "loading was cancelled");
+    return 0;
+}
+
+/* ---- opening */
+
+static int in_range(const char *what, int v, int min, int max, struct qn_error *err)
+{
+    return v < min || v > max ? fail(err, QN_E_ARGUMENT, "%s is %d, allowed are %d to %d", what, v, min, max) : 0;
+}
+
+static int settings(struct qn_engine *e, const struct qn_options *o, struct qn_error *err)
+{
+    if (in_range("the number of threads", o->n_threads, 0, POOL_MAX_WORKERS, err) ||
+        in_range("the number of batch threads", o->n_threads_batch, 0, POOL_MAX_WORKERS, err) ||
+        in_range("the context size", o->n_ctx, 0, 1 << 30, err) ||
+        in_range("the number of sequences", o->n_seq, 0, 1024, err) ||
+        in_range("the micro-batch size", o->n_ubatch, 0, 8192, err) ||
+        in_range("the type of keys", (int)o->type_k, 0, QN_KV_F32, err) ||
+        in_range("the type of values", (int)o->type_v, 0, QN_KV_F32, err) ||
+        in_range("the form of the delta rule", (int)o->delta, 0, QN_DELTA_CHUNKED, err))
+        return err->code;
+    e->log = (struct log_sink){.fn = o->log, .cookie = o->cookie};
+    e->vocab_only = o->vocab_only;
+    e->n_threads = o->n_threads ? o->n_threads : topology_default_threads();
+    e->n_threads_batch = o->n_threads_batch ? o->n_threads_batch : e->n_threads;
+    e->n_seq = o->n_seq ? o->n_seq : 1;
+    e->n_ubatch = o->n_ubatch ? o->n_ubatch : 512;
+    e->n_ctx = o->n_ctx;
+    e->k_kind = o->type_k == QN_KV_F32 ? KV_F32 : KV_F16;
+    e->v_kind = o->type_v == QN_KV_F32 ? KV_F32 : KV_F16;
+    e->delta = o->delta;
+    if (!simd_init(&e->ops, o->isa)) {
+        char known[100] = "";
+        for (const char *const *l = simd_levels(); *l; l++)
+            snprintf(known + strlen(known), sizeof known - strlen(known), " %s", *l);
+        return fail(err, QN_E_ARGUMENT, "kernel level \"%s\" is unknown or cannot run here; this machine has: auto%s",
+                    o->isa, known);
+    }
+    return 0;
+}
+
+/* "qwen35moe, 17.3 M parameters, mostly Q4_K". */
+static void describe(struct qn_engine *e)
+{
+    size_t bytes[QN_TYPE_LIMIT] = {0};
+    int most = 0;
+    for (size_t i = 0; i < e->gguf->n_tensors; i++)
+        bytes[e->gguf->tensors[i].type] += e->gguf->tensors[i].bytes;
+    for (int i = 0; i < QN_TYPE_LIMIT; i++)
+        most = bytes[i] > bytes[most] ? i : most;
+    double n = (double)e->model.n_params;
+    const char *unit = n >= 1e9 ? "B" : n >= 1e6 ? "M" : "K";
+    snprintf(e->description, sizeof e->description, "%s, %.3g %s parameters, mostly %s", e->model.hp.arch,
+             n / (n >= 1e9   ? 1e9
+                  : n >= 1e6 ? 1e6
+                             : 1e3),
+             unit, quant_type_find(most)->name);
+}
+
+/* Refuses what cannot fit before anything is touched, and says what would. */
+static int check_memory(struct qn_engine *e, struct qn_error *err)
+{
+    const double mib = 1024.0 * 1024.0;
+    size_t have = mem_available(), per_seq = e->kv_bytes + e->state_bytes + e->conv_bytes;
+    double weights = (double)e->model.packed_used, step = (double)step_bytes(e), seqs = (double)per_seq * e->n_seq;
+    if (weights + step + seqs <= (double)have)
+        return 0;
+    double fixed = weights + step + ((double)e->state_bytes + (double)e->conv_bytes) * e->n_seq;
+    double fits = e->kv_bytes ? ((double)have - fixed) / ((double)e->kv_bytes * e->n_seq) * e->n_ctx : 0.0;
+    if (fits < 1.0)
+        return fail(err, QN_E_MEMORY, "%s needs %.0f MiB for weights and %.0f MiB beside, %.0f MiB are available",
+                    e->gguf->path, weights / mib, (step + seqs) / mib, (double)have / mib);
+    return fail(
+        err, QN_E_MEMORY,
+        "a context of %d tokens for %d sequence%s needs %.0f MiB (weights %.0f, step %.0f, KV and states %.0f), "
+        "%.0f MiB are available; a context of %d fits",
+        e->n_ctx, e->n_seq, e->n_seq > 1 ? "s" : "", (weights + step + seqs) / mib, weights / mib, step / mib,
+        seqs / mib, (double)have / mib, (int)(fits * 0.95));
+}
+
+static int open_tensors(struct qn_engine *e, const struct qn_options *o, struct qn_error *err)
+{
+    struct rope_override rope = {.freq_base = o->rope_freq_base, .factor = o->rope_scale, .scaling = o->rope_scaling};
+    if (model_open(&e->model, e->gguf, &rope, err))
+        return err->code;
+    if (e->n_ctx == 0)
+        e->n_ctx = e->model.hp.n_ctx_train < 4096 ? e->model.hp.n_ctx_train : 4096;
+    state_sizes(e);
+    describe(e);
+    int n_workers = e->n_threads > e->n_threads_batch ? e->n_threads : e->n_threads_batch;
+    if (check_memory(e, err) || pool_open(&e->pool, n_workers, !o->no_numa, &e->log, err) || pack_all(e, o, err) ||
+        step_alloc(e, err))
+        return err->code;
+    return 0;
+}
+
+int qn_open(qn_engine **out, const struct qn_options *o, struct qn_error *err)
+{
+    *out = NULL;
+    struct qn_engine *e = calloc(1, sizeof *e);
+    if (!e)
+        return fail(err, QN_E_MEMORY, "no memory for an engine");
+    if (!o->model)
+        fail(err, QN_E_ARGUMENT, "no model file was given");
+    else if (!settings(e, o, err) && !gguf_open(&e->gguf, o->model, o->vocab_only, err) &&
+             !text_open(&e->text, e->gguf, o, err) && (o->vocab_only || !open_tensors(e, o, err)) &&
+             !text_check(e->text, o->vocab_only ? 0 : e->model.hp.n_vocab, err)) {
+        *out = e;
+        return 0;
+    }
+    int code = err->code;
+    qn_close(e);
+    return code;
+}
+
+void qn_close(qn_engine *e)
+{
+    if (!e)
+        return;
+    pool_close(e->pool);
+    mem_release(e->arena, e->arena_bytes);
+    model_close(&e->model);
+    text_close(e->text);
+    gguf_close(e->gguf);
+    free(e);
+}
+
+void qn_model_info(const qn_engine *e, struct qn_model_info *out)
+{
+    const struct hparams *hp = &e->model.hp;
+    *out = (struct qn_model_info){
+        .arch = hp->arch,
+        .name = hp->name,
+        .description = e->description,
+        .n_vocab = e->vocab_only ? text_n_vocab(e->text) : hp->n_vocab,
+        .n_layer = hp->n_layer,
+        .n_embd = hp->n_embd,
+        .n_ctx_train = hp->n_ctx_train,
+        .n_ctx = e->n_ctx,
+        .n_threads = e->n_threads,
+        .n_threads_batch = e->n_threads_batch,
+        .n_params = e->model.n_params,
+        .bytes_weights = e->model.bytes_weights,
+        .bytes_per_seq = e->kv_bytes + e->state_bytes + e->conv_bytes,
+        .bytes_step = e->arena_bytes,
+        .isa = e->ops.name,
+    };
+    text_info(e->text, out);
+}
+
+/* ---- evaluating */
+
+static int check_spans(qn_engine *e, const struct qn_span *spans, int n_spans, const float *logits,
+                       struct qn_error *err)
+{
+    if (e->vocab_only)
+        return fail(err, QN_E_ARGUMENT, "the model was opened for its vocabulary only");
+    int code = 0, marked = 0;
+    for (; marked < n_spans && !code; marked++) {
+        const struct qn_span *sp = &spans[marked];
+        if (!sp->seq || sp->seq->engine != e || sp->seq->in_call) {
+            code = fail(err, QN_E_ARGUMENT, "span %d: %s", marked,
+                        !sp->seq || sp->seq->engine != e ? "not a sequence of this engine"
+                                                         : "its sequence is in the call already");
+            break;
+        }
+        sp->seq->in_call = true;
+        if (sp->n < 1 || !sp->ids)
+            code = fail(err, QN_E_ARGUMENT, "span %d: no tokens", marked);
+        else if (sp->n > e->n_ctx - sp->seq->n)
+            code = fail(err, QN_E_NOSPACE, "the context is full: %d tokens are there, %d more do not fit into %d",
+                        sp->seq->n, sp->n, e->n_ctx);
+        else if (sp->logits != QN_LOGITS_NONE && !logits)
+            code = fail(err, QN_E_ARGUMENT, "span %d: logits are wanted, but there is no room for them", marked);
+        for (int i = 0; !code && i < sp->n; i++)
+            if (sp->ids[i] < 0 || sp->ids[i] >= e->model.hp.n_vocab)
+                code = fail(err, QN_E_ARGUMENT, "token id %d is not in the vocabulary of %d", sp->ids[i],
+                            e->model.hp.n_vocab);
+    }
+    for (int i = 0; i < marked; i++)
+        spans[i].seq->in_call = false;
+    return code;
+}
+
+/* Takes up to what fits into a step from span sp, starting at its token `from`; returns how many. */
+static int add_rows(qn_engine *e, const struct qn_span *sp, int from)
+{
+    struct step *s = &e->step;
+    int n = sp->n - from < e->n_ubatch - s->n_rows ? sp->n - from : e->n_ubatch - s->n_rows;
+    s->span[s->n_spans++] = (struct span){.seq = sp->seq, .row = s->n_rows, .n = n, .pos = sp->seq->n};
+    for (int i = 0; i < n; i++) {
+        s->ids[s->n_rows] = sp->ids[from + i];
+        if (sp->logits == QN_LOGITS_ALL || (sp->logits == QN_LOGITS_LAST && from + i == sp->n - 1))
+            s->out_row[s->n_out++] = s->n_rows;
+        s->n_rows++;
+    }
+    return n;
+}
+
+int qn_eval(qn_engine *e, const struct qn_span *spans, int n_spans, float *logits, struct qn_error *err)
+{
+    if (check_spans(e, spans, n_spans, logits, err))
+        return err->code;
+    struct step *s = &e->step;
+    int i = 0, from = 0;
+    while (i < n_spans) {
+        s->n_rows = s->n_spans = s->n_out = 0;
+        s->logits = logits;
+        while (i < n_spans && s->n_rows < e->n_ubatch) {
+            from += add_rows(e, &spans[i], from);
+            if (from < spans[i].n)
+                break; /* the step is full */
+            i++;
+            from = 0;
+        }
+        if (step_run(e, err)) {
+            for (int j = 0; j < n_spans; j++)
+                qn_seq_clear(spans[j].seq);
+            return err->code;
+        }
+        for (int j = 0; j < s->n_spans; j++)
+            s->span[j].seq->n += s->span[j].n;
+        if (s->n_out)
+            logits += (size_t)s->n_out * (size_t)e->model.hp.n_vocab;
+    }
+    return 0;
+}
