@@ -375,11 +375,7 @@ static int choose_mixers(struct model *m, struct qn_error *err)
     char key[64];
     const struct gguf_kv *kv = NULL;
     snprintf(key, sizeof key, "%s.attention.recurrent_layers", hp->arch);
-    const struct gguf_kv *found = hp->n_v_head ? gguf_find(m->gguf, key) : NULL;
-    bool bools = found && found->kind == GGUF_ARR && found->element == GGUF_BOOL;
-    if (bools)
-        kv = found;
-    else if (found && gguf_get_ints(m->gguf, key, &kv, err) < 0)
+    if (hp->n_v_head && gguf_get_ints(m->gguf, key, &kv, err) < 0)
         return err->code;
     if (kv && kv->n < (size_t)hp->n_layer)
         return fail(err, QN_E_FORMAT, "%s: key %s has %zu entries for %d layers", m->gguf->path, key, kv->n,
@@ -387,7 +383,7 @@ static int choose_mixers(struct model *m, struct qn_error *err)
     for (int i = 0; i < hp->n_layer; i++) {
         bool attn = hp->full_attn_interval <= 1 || (i + 1) % hp->full_attn_interval == 0;
         if (kv)
-            attn = bools ? kv->data[i] == 0 : gguf_int_at(kv, (size_t)i) == 0;
+            attn = gguf_int_at(kv, (size_t)i) == 0;
         m->layer[i].mixer = attn ? MIXER_ATTN : MIXER_DELTA;
         m->layer[i].mixer_index = attn ? m->n_attn++ : m->n_delta++;
     }

@@ -125,6 +125,7 @@ struct pack_job {
     size_t dst_stride; /* bytes from tile to tile, or row to row */
     int64_t src_stride; /* source rows from matrix to matrix */
     int64_t run, jump; /* rows are taken in runs of `run` rows, `jump` source rows apart */
+    bool mapped; /* src points into the file */
 };
 
 struct rope_override {
