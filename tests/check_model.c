@@ -219,18 +219,16 @@ static uint64_t hash_way(const char *file, const struct way *w, int n)
         int take = w->cut && w->cut < n - at ? w->cut : n - at;
         struct qn_span sp[4];
         int n_spans = 0, before = 0;
-        for (int i = 0; w->company && i < 3; i++) {
-            int m = (at + 5 * i) % 11 + 1 < n - qn_seq_len(s[i + 1]) ? (at + 5 * i) % 11 + 1 : 0;
-            if (m == 0)
+        for (int i = 0; i < 4; i++) { /* the others left and right of ours, with lengths of their own */
+            int m = i == 2 ? take : w->company ? (at + 5 * i) % 11 + 1 : 0;
+            struct qn_seq *seq = i == 2 ? s[0] : s[i < 2 ? i + 1 : i];
+            if (m == 0 || (i != 2 && m > n - qn_seq_len(seq)))
                 continue;
             if (i < 2)
                 before += m;
-            sp[n_spans++] = (struct qn_span){.seq = s[i + 1], .ids = ids + i, .n = m, .logits = QN_LOGITS_ALL};
-            if (i == 1)
-                sp[n_spans++] = (struct qn_span){.seq = s[0], .ids = ids + at, .n = take, .logits = QN_LOGITS_ALL};
+            sp[n_spans++] =
+                (struct qn_span){.seq = seq, .ids = i == 2 ? ids + at : ids + i, .n = m, .logits = QN_LOGITS_ALL};
         }
-        if (!w->company)
-            sp[n_spans++] = (struct qn_span){.seq = s[0], .ids = ids + at, .n = take, .logits = QN_LOGITS_ALL};
         eval_or_die(e, sp, n_spans, logits);
         memcpy(mine + (size_t)at * (size_t)v, logits + (size_t)before * (size_t)v,
                (size_t)take * (size_t)v * sizeof *mine);
