@@ -199,9 +199,8 @@ static void test_delta_gates(int arg)
         for (int i = 0; f != KERN_SPECIAL && i < n; i++)
             a_log[i] = a_log[i] > 0 ? -a_log[i] : a_log[i];
         if (kern.bench) {
-            KERN_BENCH("32", kern.now->delta_gates(g.now, decay.now, beta.now, a, b, a_log, dt, n));
-            if (n == 32)
-                return;
+            if (n == 32 && f == KERN_PLAIN)
+                KERN_BENCH("32", kern.now->delta_gates(g.now, decay.now, beta.now, a, b, a_log, dt, n));
             continue;
         }
         kern.c->delta_gates(g.c, decay.c, beta.c, a, b, a_log, dt, n);
