@@ -39,4 +39,26 @@ int32_t tok_find(const struct tok *k, const char *text, size_t n); /* by its spe
 size_t tok_detok_put(struct qn_detok *d, const struct tok *k, int32_t id, bool show_control, char *out, size_t cap);
 size_t tok_detok_end(struct qn_detok *d, char *out, size_t cap);
 
+/* ---- chat templates */
+
+struct template_limits { /* 0 = the default */
+    uint64_t steps; /* nodes, items and blocks of bytes worked on; default 20 million */
+    size_t bytes; /* memory; default 256 MiB */
+    int depth; /* nested expressions, statements, calls, values; default 400, 1..1000 */
+};
+struct template_args {
+    const char *messages, *tools, *kwargs; /* JSON texts, see struct qn_render_args; NULL = absent */
+    const char *bos_token, *eos_token; /* NULL = undefined; kwargs may give others */
+    const char *now; /* "YYYY-MM-DD HH:MM:SS"; NULL = local time */
+    bool add_generation_prompt;
+    struct template_limits limits;
+};
+
+/* Renders a Jinja template of n bytes as the transformers library does.  Text of messages, tools and kwargs (but for
+ * its bos_token and eos_token) is marked 0 in out->special, all else 1.  QN_E_TEMPLATE: the template is malformed,
+ * refuses or runs over a limit, which the text names; QN_E_ARGUMENT: an argument is not the JSON it should be.
+ * On success *out is the caller's (qn_text_free()), on failure it is empty. */
+int template_render(const char *source, size_t n, const struct template_args *a, struct qn_text *out,
+                    struct qn_error *err);
+
 #endif
