@@ -2,6 +2,7 @@
 /* The public text functions: thin covers over tokenizer, templates and samplers. */
 #include "text_parts.h"
 #include "run.h"
+#include "sample.h"
 #include "text.h"
 
 #include <stdlib.h>
@@ -78,7 +79,7 @@ void text_close(struct text_parts *t)
     free(t);
 }
 
-int text_check(const struct text_parts *t, int n_vocab, struct qn_error *err)
+int text_check(struct text_parts *t, int n_vocab, struct qn_error *err)
 {
     if (n_vocab && t->n_vocab > n_vocab)
         return fail(err, QN_E_FORMAT, "tokenizer.ggml.tokens has %d entries, token_embd.weight only %d rows",
@@ -127,3 +128,44 @@ size_t qn_detok_put(struct qn_detok *d, const qn_engine *e, int32_t id, int show
 }
 
 size_t qn_detok_end(struct qn_detok *d, char *out, size_t cap) { return tok_detok_end(d, out, cap); }
+
+int qn_render(const qn_engine *e, const struct qn_render_args *a, struct qn_text *out, struct qn_error *err)
+{
+    const struct text_parts *t = e ? e->text : NULL;
+    struct template_args args = {.messages = a->messages,
+                                 .tools = a->tools,
+                                 .kwargs = a->kwargs,
+                                 .bos_token = t && t->bos[0] ? t->bos : NULL,
+                                 .eos_token = t && t->eos[0] ? t->eos : NULL,
+                                 .now = a->now,
+                                 .add_generation_prompt = a->add_generation_prompt};
+    *out = (struct qn_text){0};
+    if (a->template_text)
+        return template_render(a->template_text, strlen(a->template_text), &args, out, err);
+    if (!t || !t->template_text)
+        return fail(err, QN_E_TEMPLATE, "the model has no chat template; give one with a template file");
+    return template_render(t->template_text, t->template_len, &args, out, err);
+}
+
+const char *qn_sampling_defaults(struct qn_sampling *p, const qn_engine *e, int thinking)
+{
+    return sampling_defaults(p, e->gguf, e->model.hp.arch, thinking != 0);
+}
+
+static const char *bytes_of(const void *cookie, int32_t id, size_t *n) { return tok_bytes(cookie, id, false, n); }
+
+int qn_sampler_new(qn_sampler **out, const qn_engine *e, const struct qn_sampling *p, struct qn_error *err)
+{
+    struct sampler_env env = {.n_vocab = e->vocab_only ? e->text->n_vocab : e->model.hp.n_vocab,
+                              .n_ctx = e->n_ctx,
+                              .is_stop = e->text->is_stop,
+                              .bytes = bytes_of,
+                              .cookie = e->text->tok};
+    return sampler_open(out, &env, p, err);
+}
+
+void qn_sampler_free(qn_sampler *s) { sampler_close(s); }
+
+int32_t qn_sampler_pick(qn_sampler *s, const float *logits) { return sampler_pick(s, logits); }
+
+void qn_sampler_accept(qn_sampler *s, int32_t id) { sampler_accept(s, id); }
