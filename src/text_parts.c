@@ -169,3 +169,10 @@ void qn_sampler_free(qn_sampler *s) { sampler_close(s); }
 int32_t qn_sampler_pick(qn_sampler *s, const float *logits) { return sampler_pick(s, logits); }
 
 void qn_sampler_accept(qn_sampler *s, int32_t id) { sampler_accept(s, id); }
+
+void qn_text_free(struct qn_text *t)
+{
+    free(t->bytes);
+    free(t->special);
+    *t = (struct qn_text){0};
+}
