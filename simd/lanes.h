@@ -38,9 +38,9 @@ enum { LANES = 16 };
 
 LANE_FN lf lanes_zero(void) { return lanes_set(0.0f); }
 
-/* ---- functions over lanes.  Errors are the largest found against float64, in units of the last place. */
+/* ---- functions over lanes.  "Within n ulp": of the true value, the largest error found over every 61st float of the range. */
 
-/* 1.0 ulp.  x < -87.3: +0; x > 88.72283: inf; NaN stays.  2^n is added to the exponent, where results are normal numbers. */
+/* Within 1.0 ulp.  x < -87.3: +0; x > 88.72283: inf; NaN stays.  2^n is added to the exponent, where results are normal numbers. */
 LANE_FN lf lanes_exp(lf x)
 {
     const lf lo = lanes_set(-87.3f), hi = lanes_set(0x1.62e42ep+6f), magic = lanes_set(0x1.8p+23f);
@@ -61,7 +61,7 @@ LANE_FN lf lanes_exp(lf x)
     return lanes_sel(lanes_nan(x), x, p);
 }
 
-/* log(1 + z) for 0 <= z <= 1.  2 atanh(z / (2 + z)). */
+/* log(1 + z) = 2 atanh(z / (2 + z)) for 0 <= z <= 1.  Within 2.0 ulp. */
 LANE_FN lf lanes_log1p01(lf z)
 {
     lf s = lanes_div(z, lanes_add(z, lanes_set(2.0f)));
@@ -74,7 +74,7 @@ LANE_FN lf lanes_log1p01(lf z)
     return lanes_fma(lanes_mul(s, t), p, lanes_add(s, s));
 }
 
-/* log(1 + exp(x)) as max(x, 0) + log1p(exp(-|x|)). */
+/* log(1 + exp(x)) as max(x, 0) + log1p(exp(-|x|)).  Within 2.8 ulp for x >= -87.3, 0 below. */
 LANE_FN lf lanes_softplus(lf x)
 {
     lf e = lanes_exp(lanes_neg(lanes_abs(x)));
@@ -82,13 +82,13 @@ LANE_FN lf lanes_softplus(lf x)
     return lanes_sel(lanes_nan(x), x, y);
 }
 
-/* 1 / (1 + exp(-x)) */
+/* 1 / (1 + exp(-x)).  Within 2.4 ulp for x >= -87.3; 0 below -88.72283. */
 LANE_FN lf lanes_sigmoid(lf x)
 {
     return lanes_div(lanes_set(1.0f), lanes_add(lanes_set(1.0f), lanes_exp(lanes_neg(x))));
 }
 
-/* x / (1 + exp(-x)); -inf gives NaN. */
+/* x / (1 + exp(-x)).  Within 2.4 ulp for x >= -87.3; -0 below -88.72283, NaN for -inf. */
 LANE_FN lf lanes_silu(lf x) { return lanes_div(x, lanes_add(lanes_set(1.0f), lanes_exp(lanes_neg(x)))); }
 
 #endif
