@@ -279,11 +279,12 @@ static bool read_text(struct request *r, const struct request_base *base, char *
 static bool read_samplers(struct request *r, char *err, size_t cap)
 {
     const json_t *v = json_object_get(r->object, "samplers");
+    struct qn_error e;
     if (!v || json_is_null(v))
         return true;
-    if (!json_is_string(v) || !setup_samplers(r->sampling.order, json_string_value(v)))
-        return complain(err, cap, "samplers is not a list of known names separated by semicolons");
-    return true;
+    if (!json_is_string(v))
+        return complain(err, cap, "samplers is not a text");
+    return qn_sampling_order(&r->sampling, json_string_value(v), &e) ? complain(err, cap, "%s", e.text) : true;
 }
 
 bool request_parse(struct request *r, const struct request_base *base, const char *line, size_t n, int index, char *err,

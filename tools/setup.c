@@ -118,38 +118,6 @@ void setup_seed(struct opts *o)
     o->seed = random;
 }
 
-bool setup_samplers(enum qn_sampler_kind order[QN_SAMPLER_MAX], const char *list)
-{
-    static const struct {
-        const char *name;
-        enum qn_sampler_kind kind;
-    } names[] = {
-        {"penalties", QN_S_PENALTIES},
-        {"dry", QN_S_DRY},
-        {"top_n_sigma", QN_S_TOP_N_SIGMA},
-        {"top_k", QN_S_TOP_K},
-        {"typ_p", QN_S_TYPICAL},
-        {"typical", QN_S_TYPICAL},
-        {"top_p", QN_S_TOP_P},
-        {"min_p", QN_S_MIN_P},
-        {"xtc", QN_S_XTC},
-        {"temp", QN_S_TEMPERATURE},
-        {"temperature", QN_S_TEMPERATURE},
-    };
-    int n = 0;
-    for (const char *p = list; *p;) {
-        size_t len = strcspn(p, ";"), i = 0, n_names = sizeof names / sizeof *names;
-        while (i < n_names && (strlen(names[i].name) != len || memcmp(names[i].name, p, len)))
-            i++;
-        if (i == n_names || n + 1 >= QN_SAMPLER_MAX)
-            return false;
-        order[n++] = names[i].kind;
-        p += len + (p[len] == ';');
-    }
-    order[n] = QN_S_END;
-    return true;
-}
-
 /* "29905+1.5", "29905-inf" */
 static void read_bias(struct qn_logit_bias *b, const char *text, int n_vocab)
 {
@@ -214,10 +182,9 @@ const char *setup_sampling(struct qn_sampling *p, const struct opts *o, const qn
     p->ignore_eos = o->ignore_eos;
     if (GIVEN(o, dry_breakers))
         read_breakers(p, &o->dry_breakers);
-    if (GIVEN(o, samplers) && !setup_samplers(p->order, o->samplers))
-        usage("--samplers: '%s' has an unknown name (known: penalties dry top_n_sigma top_k typ_p top_p min_p xtc "
-              "temperature)",
-              o->samplers);
+    struct qn_error err;
+    if (GIVEN(o, samplers) && qn_sampling_order(p, o->samplers, &err))
+        usage("--samplers: %s", err.text);
     *bias = NULL;
     if (o->logit_bias.n) {
         *bias = xmalloc((size_t)o->logit_bias.n * sizeof **bias);

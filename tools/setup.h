@@ -38,8 +38,6 @@ void setup_seed(struct opts *o);
  * came from. */
 const char *setup_sampling(struct qn_sampling *p, const struct opts *o, const qn_engine *e, bool thinking,
                            struct qn_logit_bias **bias);
-/* Reads "penalties;top_k;..."; false when a name is unknown. */
-bool setup_samplers(enum qn_sampler_kind order[QN_SAMPLER_MAX], const char *list);
 
 /* The template's variables: --kwargs, and enable_thinking unless think is "auto".  Malloc, or NULL for none. */
 char *setup_kwargs(const struct opts *o, const char *think);
