@@ -404,6 +404,7 @@ struct val tpl_add(struct tpl *t, struct val a, struct val b);
 struct val tpl_loop_attr(struct tpl *t, struct loop *l, const struct str *name); /* T_MISSING: none of that name */
 
 /* template_filter.c, template_list.c, template_html.c, template_test.c, template_method.c */
+struct val tpl_wordwrap(struct tpl *t, struct call *c); /* template_wrap.c */
 const struct builtin *tpl_filter_find(const struct str *name); /* NULL: none */
 const struct builtin *tpl_test_find(const struct str *name);
 const struct builtin *tpl_method_find(struct val obj, const struct str *name);

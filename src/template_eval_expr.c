@@ -342,6 +342,19 @@ static int64_t slice_bound(struct tpl *t, struct val v, int64_t n, int64_t step,
     return i < low ? low : i > high ? high : i;
 }
 
+/* A range of the range's items from..to; what does not fit 64 bits belongs to no item. */
+static struct val slice_range(struct tpl *t, const struct seq *src, int64_t from, int64_t to, int64_t step)
+{
+    struct seq *q = tpl_seq_new(t, Q_RANGE, 0);
+    uint64_t start = (uint64_t)src->start, by = (uint64_t)src->step;
+    int64_t span = step < 0 ? from - to : to - from, each = step < 0 ? -step : step;
+    q->start = (int64_t)(start + (uint64_t)from * by);
+    q->stop = (int64_t)(start + (uint64_t)to * by);
+    q->step = (int64_t)((uint64_t)step * by);
+    q->n = span > 0 ? (size_t)((span - 1) / each + 1) : 0;
+    return tpl_seqval(q);
+}
+
 static struct val eval_slice(struct tpl *t, struct val obj, const struct node *n, struct scope *s)
 {
     struct val part[3] = {{.type = T_MISSING}, {.type = T_MISSING}, {.type = T_MISSING}};
@@ -366,6 +379,8 @@ static struct val eval_slice(struct tpl *t, struct val obj, const struct node *n
         size_t a = tpl_str_offset(t, obj.u.s, (size_t)from), b = tpl_str_offset(t, obj.u.s, (size_t)to);
         return tpl_strval(tpl_sub(t, obj.u.s, a, b < a ? a : b));
     }
+    if (row && obj.u.q->kind == Q_RANGE)
+        return slice_range(t, obj.u.q, from, to, step);
     struct seq *src = tpl_items(t, obj);
     struct seq *q = tpl_seq_new(t, row && is_tuple(obj) ? Q_TUPLE : Q_LIST, 0);
     for (int64_t i = from; step < 0 ? i > to : i < to; i += step)

@@ -111,14 +111,14 @@ static struct val filter_indent(struct tpl *t, struct call *c)
 
 static struct val filter_truncate(struct tpl *t, struct call *c)
 {
-    const struct str *s = need_str(t, c->self, "truncate");
     const struct str *end = c->arg[2].type == T_MISSING ? tpl_cstr(t, "...").u.s : need_str(t, c->arg[2], "truncate");
     int64_t length = int_arg(t, c->arg[0], 255, "truncate"), leeway = int_arg(t, c->arg[3], 5, "truncate");
     int64_t keep = length - (int64_t)tpl_str_chars(t, end);
     if (keep < 0 || leeway < 0)
         tpl_fail(t, "truncate: length shorter than its end, or leeway below zero");
-    if (leeway > INT64_MAX - length || (int64_t)tpl_str_chars(t, s) <= length + leeway)
+    if (leeway > INT64_MAX - length || (int64_t)tpl_length(t, c->self) <= length + leeway)
         return c->self;
+    const struct str *s = need_str(t, c->self, "truncate");
     size_t to = tpl_str_offset(t, s, (size_t)keep);
     if (!tpl_truth(t, c->arg[1])) {
         size_t space = to;
@@ -295,7 +295,10 @@ static struct val filter_round(struct tpl *t, struct call *c)
     if (tpl_str_is(method, "common")) {
         if (c->self.type == T_FLOAT)
             return tpl_float(round_half_even(v, precision));
-        return tpl_int(precision >= 0 ? c->self.u.i : (int64_t)round_half_even(v, precision));
+        v = precision < 0 ? round_half_even(v, precision) : 0;
+        if (fabs(v) >= 0x1p63)
+            tpl_fail(t, "integer beyond 64 bits in round");
+        return tpl_int(precision >= 0 ? c->self.u.i : (int64_t)v);
     }
     double unit = pow(10, (double)precision);
     if (tpl_str_is(method, "ceil"))
@@ -309,14 +312,14 @@ static struct val filter_filesizeformat(struct tpl *t, struct call *c)
 {
     static const char *const units = "kMGTPEZY";
     bool binary = tpl_truth(t, c->arg[0]);
-    double base = binary ? 1024 : 1000, bytes = filter_float(t, c).u.f;
-    if (!tpl_is_number(c->self) && c->self.type != T_STR)
+    double base = binary ? 1024 : 1000, bytes = tpl_is_number(c->self) ? tpl_as_double(c->self) : 0;
+    if (!tpl_is_number(c->self) && !(c->self.type == T_STR && parse_float(t, c->self.u.s, &bytes)))
         tpl_fail(t, "filesizeformat: '%s' is not a number", tpl_type_name(c->self));
-    char text[64];
+    char text[400];
     if (bytes == 1)
         return tpl_cstr(t, "1 Byte");
     if (bytes < base) {
-        snprintf(text, sizeof text, "%lld Bytes", (long long)bytes);
+        snprintf(text, sizeof text, "%.0f Bytes", trunc(bytes));
         return tpl_strval(tpl_str_copy(t, text, strlen(text), TPL_TEXT));
     }
     int i = 0;

@@ -290,7 +290,8 @@ struct str *tpl_percent(struct tpl *t, const struct str *fmt, struct val args)
             put_percent_value(&p, b, &f, keyed ? v : next_value(&p));
     }
     bool tuple = args.type == T_SEQ && (args.u.q->kind == Q_TUPLE || args.u.q->kind == Q_GROUP);
-    bool may_ignore = args.type == T_DICT || args.type == T_UNDEFINED || (args.type == T_SEQ && !tuple);
+    bool may_ignore = args.type == T_DICT || args.type == T_UNDEFINED || /* Python: what has __getitem__ */
+                      (args.type == T_SEQ && (args.u.q->kind == Q_LIST || args.u.q->kind == Q_RANGE));
     if (!p.mapped && !may_ignore && p.used < (tuple ? args.u.q->n : 1))
         tpl_fail(t, "not all arguments converted during string formatting");
     struct str *r = tpl_sbuf_str(t, b);

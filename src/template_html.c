@@ -162,11 +162,13 @@ static struct val filter_striptags(struct tpl *t, struct call *c)
     return tpl_strval(tpl_sbuf_str(t, b));
 }
 
-const struct builtin tpl_html_filters[] = {{"e", "", filter_escape},
-                                           {"escape", "", filter_escape},
-                                           {"forceescape", "", filter_forceescape},
-                                           {"safe", "", filter_safe},
-                                           {"striptags", "", filter_striptags},
-                                           {"urlencode", "", filter_urlencode},
-                                           {"xmlattr", "autospace?", filter_xmlattr},
-                                           {NULL, NULL, NULL}};
+const struct builtin tpl_html_filters[] = {
+    {"e", "", filter_escape},
+    {"escape", "", filter_escape},
+    {"forceescape", "", filter_forceescape},
+    {"safe", "", filter_safe},
+    {"striptags", "", filter_striptags},
+    {"urlencode", "", filter_urlencode},
+    {"wordwrap", "width? break_long_words? wrapstring? break_on_hyphens?", tpl_wordwrap},
+    {"xmlattr", "autospace?", filter_xmlattr},
+    {NULL, NULL, NULL}};

@@ -43,6 +43,20 @@ static struct val str_upper(struct tpl *t, struct call *c) { return tpl_strval(t
 static struct val str_title(struct tpl *t, struct call *c) { return tpl_strval(tpl_case(t, self_str(c), CASE_TITLE)); }
 static struct val str_capitalize(struct tpl *t, struct call *c) { return tpl_strval(tpl_capitalize(t, self_str(c))); }
 
+static struct val str_casefold(struct tpl *t, struct call *c)
+{
+    const struct str *s = self_str(c);
+    struct sbuf *b = tpl_sbuf(t);
+    for (size_t i = 0, n; i < s->n; i += n) {
+        utf8proc_int32_t ch = (utf8proc_int32_t)tpl_char(s->p + i, &n), to[4];
+        int bound = 0;
+        utf8proc_ssize_t n_to = utf8proc_decompose_char(ch, to, 4, UTF8PROC_CASEFOLD, &bound);
+        for (utf8proc_ssize_t k = 0; k < n_to && k < 4; k++)
+            tpl_put_char(t, b, (uint32_t)to[k], s->mark[i]);
+    }
+    return tpl_strval(tpl_sbuf_str(t, b));
+}
+
 static struct val str_swapcase(struct tpl *t, struct call *c)
 {
     const struct str *s = self_str(c);
@@ -456,14 +470,14 @@ static struct val list_count(struct tpl *t, struct call *c)
 {
     int64_t n = 0;
     for (size_t i = 0; i < c->self.u.q->n; i++)
-        n += tpl_equal(t, c->self.u.q->v[i], c->arg[0]);
+        n += tpl_equal(t, tpl_seq_get(c->self.u.q, i), c->arg[0]);
     return tpl_int(n);
 }
 
 static struct val list_index(struct tpl *t, struct call *c)
 {
     for (size_t i = 0; i < c->self.u.q->n; i++)
-        if (tpl_equal(t, c->self.u.q->v[i], c->arg[0]))
+        if (tpl_equal(t, tpl_seq_get(c->self.u.q, i), c->arg[0]))
             return tpl_int((int64_t)i);
     tpl_fail(t, "list.index: no such item");
 }
@@ -528,7 +542,7 @@ static struct val cycler_reset(struct tpl *t, struct call *c)
 /* ---- the tables; no function: not allowed */
 
 static const struct builtin str_methods[] = {{"capitalize", "", str_capitalize},
-                                             {"casefold", "", str_lower},
+                                             {"casefold", "", str_casefold},
                                              {"center", "width fillchar?", str_center},
                                              {"count", "sub start? end?", str_count},
                                              {"endswith", "suffix start? end?", str_endswith},
@@ -604,7 +618,7 @@ const struct builtin *tpl_method_find(struct val obj, const struct str *name)
     case T_SEQ:
         if (obj.u.q->kind == Q_LIST)
             return tpl_builtin_find(list_methods, name);
-        return obj.u.q->kind <= Q_GROUP ? tpl_builtin_find(tuple_methods, name) : NULL;
+        return obj.u.q->kind <= Q_GROUP || obj.u.q->kind == Q_RANGE ? tpl_builtin_find(tuple_methods, name) : NULL;
     case T_LOOP:
         return tpl_builtin_find(loop_methods, name);
     case T_CYCLER:

@@ -432,7 +432,7 @@ struct str *tpl_join(struct tpl *t, const struct str *sep, struct val items, boo
     struct sbuf *b = tpl_sbuf(t);
     for (size_t i = 0; i < q->n; i++) {
         struct val v = tpl_seq_get(q, i);
-        if (strict && v.type != T_STR)
+        if (strict && v.type != T_STR && !sep->safe)
             tpl_fail(t, "sequence item %zu: expected str instance, %s found", i, tpl_type_name(v));
         tpl_step(t, 1);
         if (i)

@@ -38,7 +38,7 @@ void tpl_raise(struct tpl *t, const struct str *message)
         text[i] = c == '\n' || c == '\t' || c == '\r' || !c ? ' ' : c;
     }
     text[n] = '\0';
-    fail(t->err, QN_E_TEMPLATE, "%s", text);
+    fail(t->err, QN_E_TEMPLATE, "%s", n ? text : "the template refuses and does not say why");
     longjmp(t->failed, 1);
 }
 
@@ -451,7 +451,9 @@ void tpl_seq_push(struct tpl *t, struct seq *q, struct val v)
 
 struct val tpl_seq_get(const struct seq *q, size_t i)
 {
-    return q->kind == Q_RANGE ? tpl_int(q->start + (int64_t)i * q->step) : q->v[i];
+    if (q->kind != Q_RANGE)
+        return q->v[i];
+    return tpl_int((int64_t)((uint64_t)q->start + i * (uint64_t)q->step)); /* fits: lies between start and stop */
 }
 
 struct val tpl_pair(struct tpl *t, struct val a, struct val b)
@@ -474,6 +476,7 @@ static struct seq *items_of_str(struct tpl *t, const struct str *s)
     for (size_t i = 0, n; i < s->n; i += n) {
         tpl_char(s->p + i, &n);
         struct str *c = tpl_sub(t, s, i, i + n);
+        c->safe = false; /* as iterating over Markup gives plain text */
         tpl_seq_push(t, q, tpl_strval(c));
     }
     return q;
