@@ -1,6 +1,9 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: MIT
-"""Writes the expected lines of tests/jinja.test anew: gen_jinja.py tests/jinja.test > new.
+"""Writes the expected results of a test file anew: gen_jinja.py tests/jinja.test > new, or the same with
+tests/data/chat/NAME.jsonl, conversations {case, messages, tools, kwargs} for the template NAME.jinja beside it.
+
+jinja.test:
 
 A case is three lines, as in jq's tests: template, JSON object of variables, expected text; cases are separated by blank
 lines, lines that start with # are comments.  A first or third line that starts with a double quote is a JSON string.
@@ -67,7 +70,18 @@ def encode(text):
     return text if text and plain else json.dumps(text, ensure_ascii=False)
 
 
+def render_chats(path):
+    template = open(path.removesuffix("l").removesuffix(".json") + ".jinja", encoding="utf-8", newline="").read()
+    for line in open(path, encoding="utf-8", newline="\n"):
+        row = json.loads(line)
+        text = render(template, {"messages": row["messages"], "tools": row["tools"], **row["kwargs"]})
+        row["expected"] = text
+        print(json.dumps(row, ensure_ascii=False))
+
+
 def main():
+    if sys.argv[1].endswith(".jsonl"):
+        return render_chats(sys.argv[1])
     lines = open(sys.argv[1], encoding="utf-8", newline="\n").read().split("\n")
     i = 0
     out = []
