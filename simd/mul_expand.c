@@ -1,17 +1,11 @@
 /* SPDX-License-Identifier: MIT */
-/* Blocks to 8-byte words of weights, see mul_expand.h; the formats are described in quant/simple.c and quant/iquant.c.  Shared by
- * all vector levels, which run on little-endian machines. */
+/* Blocks to words, see mul_expand.h; the formats are described in quant/simple.c and quant/iquant.c.  Shared by all vector levels,
+ * which run on little-endian machines.  Byte i of a code-book word is the magnitude of weight i of 8. */
 #include "simd/mul_expand.h"
 #include "quant/iquant_tables.h"
+#include "simd/lanes.h"
 
 #include <string.h>
-
-/* Shift counts become constants. */
-#ifdef __clang__
-#define UNROLL _Pragma("clang loop unroll(full)")
-#else
-#define UNROLL _Pragma("GCC unroll 8")
-#endif
 
 static inline uint16_t get16(const uint8_t *p)
 {
@@ -34,181 +28,154 @@ static inline uint64_t get64(const uint8_t *p)
     return x;
 }
 
-/* The body sees p, the block of row r, and s. */
+/* The body sees p, the block of row r; its groups start at g0 of s. */
 #define EXPAND(type, bytes) \
-    static inline void expand_##type(const uint8_t *p, int r, struct mul_scratch *s); \
-    void mul_expand_##type(const uint8_t *blocks, int row0, int n_rows, struct mul_scratch *s) \
+    static inline void expand_##type(const uint8_t *p, int r, int g0, struct mul_scratch *s); \
+    void mul_expand_##type(const uint8_t *blocks, int row0, int n_rows, int g0, struct mul_scratch *s) \
     { \
         for (int r = 0; r < n_rows; r++) \
-            expand_##type(blocks + (bytes)*r, row0 + r, s); \
+            expand_##type(blocks + (bytes)*r, row0 + r, g0, s); \
     } \
-    static inline void expand_##type(const uint8_t *p, int r, struct mul_scratch *s)
+    static inline void expand_##type(const uint8_t *p, int r, int g0, struct mul_scratch *s)
 
+/* word: four 7-bit sign codes and the scale, as stored. */
 EXPAND(IQ2_XXS, 66)
 {
-    s->d[r] = get16(p);
+    s->d[0][r] = get16(p);
     for (int g = 0; g < 8; g++) {
         uint64_t x = get64(p + 2 + 8 * g);
-        UNROLL for (int j = 0; j < 4; j++)
-        {
+        LANES_FOR (j, 4)
             s->e[g][j][r] = iq2_xxs_grid[x >> 8 * j & 255];
-            s->sign[g][j][r] = iq_signs[x >> (32 + 7 * j) & 127];
-        }
-        s->scale[g][0][r] = (uint8_t)(x >> 59 | 1);
+        s->word[g][r] = (uint32_t)(x >> 32);
     }
 }
 
-static inline void put_nibble_scales(int r, int g, unsigned x, struct mul_scratch *s)
-{
-    s->scale[g][0][r] = (uint8_t)(2 * (x & 15) + 1);
-    s->scale[g][1][r] = (uint8_t)(x >> 3 | 1);
-}
-
+/* word: four sign codes one after another; scale: as stored. */
 EXPAND(IQ2_XS, 74)
 {
-    s->d[r] = get16(p);
+    s->d[0][r] = get16(p);
     for (int g = 0; g < 8; g++) {
-        UNROLL for (int j = 0; j < 4; j++)
-        {
-            unsigned x = get16(p + 2 + 8 * g + 2 * j);
-            s->e[g][j][r] = iq2_xs_grid[x & 511];
-            s->sign[g][j][r] = iq_signs[x >> 9];
-        }
-        put_nibble_scales(r, g, p[66 + g], s);
+        uint64_t x = get64(p + 2 + 8 * g);
+        LANES_FOR (j, 4)
+            s->e[g][j][r] = iq2_xs_grid[x >> 16 * j & 511];
+        x = x >> 9 & 0x007f007f007f007f;
+        x = (x | x >> 9) & 0x00003fff00003fff;
+        s->word[g][r] = (uint32_t)(x | x >> 18);
+        s->scale[g][r] = p[66 + g];
     }
 }
 
+/* word: sign bits; scale: as stored. */
 EXPAND(IQ2_S, 82)
 {
-    s->d[r] = get16(p);
+    s->d[0][r] = get16(p);
     for (int g = 0; g < 8; g++) {
-        unsigned high = p[66 + g];
-        UNROLL for (int j = 0; j < 4; j++)
-        {
-            s->e[g][j][r] = iq2_s_grid[p[2 + 4 * g + j] | (high << (8 - 2 * j) & 0x300)];
-            s->sign[g][j][r] = p[34 + 4 * g + j];
-        }
-        put_nibble_scales(r, g, p[74 + g], s);
+        unsigned low = get32(p + 2 + 4 * g), high = p[66 + g];
+        LANES_FOR (j, 4)
+            s->e[g][j][r] = iq2_s_grid[(low >> 8 * j & 255) | (high << (8 - 2 * j) & 0x300)];
+        s->word[g][r] = get32(p + 34 + 4 * g);
+        s->scale[g][r] = p[74 + g];
     }
 }
 
+/* word: as IQ2_XXS. */
 EXPAND(IQ3_XXS, 98)
 {
-    s->d[r] = get16(p);
+    s->d[0][r] = get16(p);
     for (int g = 0; g < 8; g++) {
-        const uint8_t *q = p + 2 + 8 * g;
-        uint32_t x = get32(p + 66 + 4 * g);
-        UNROLL for (int j = 0; j < 4; j++)
-        {
-            s->e[g][j][r] = iq3_xxs_grid[q[2 * j]] | (uint64_t)iq3_xxs_grid[q[2 * j + 1]] << 32;
-            s->sign[g][j][r] = iq_signs[x >> 7 * j & 127];
-        }
-        s->scale[g][0][r] = (uint8_t)(x >> 27 | 1);
+        uint64_t x = get64(p + 2 + 8 * g);
+        LANES_FOR (j, 4)
+            s->e[g][j][r] = iq3_xxs_grid[x >> 16 * j & 255] | (uint64_t)iq3_xxs_grid[x >> (16 * j + 8) & 255] << 32;
+        s->word[g][r] = get32(p + 66 + 4 * g);
     }
 }
 
+/* word: sign bits; scale: of groups 2 g and 2 g + 1, as stored. */
 EXPAND(IQ3_S, 110)
 {
-    s->d[r] = get16(p);
+    s->d[0][r] = get16(p);
     for (int g = 0; g < 8; g++) {
-        const uint8_t *q = p + 2 + 8 * g;
+        uint64_t x = get64(p + 2 + 8 * g);
         unsigned high = p[66 + g];
-        UNROLL for (int j = 0; j < 4; j++)
-        {
-            uint64_t a = iq3_s_grid[q[2 * j] | (high << (8 - 2 * j) & 256)];
-            uint64_t b = iq3_s_grid[q[2 * j + 1] | (high << (7 - 2 * j) & 256)];
+        LANES_FOR (j, 4) {
+            uint64_t a = iq3_s_grid[(x >> 16 * j & 255) | (high << (8 - 2 * j) & 256)];
+            uint64_t b = iq3_s_grid[(x >> (16 * j + 8) & 255) | (high << (7 - 2 * j) & 256)];
             s->e[g][j][r] = a | b << 32;
-            s->sign[g][j][r] = p[74 + 4 * g + j];
         }
-        s->scale[g][0][r] = (uint8_t)(2 * (p[106 + g / 2] >> 4 * (g % 2) & 15) + 1);
+        s->word[g][r] = get32(p + 74 + 4 * g);
     }
+    for (int i = 0; i < 4; i++)
+        s->scale[i][r] = p[106 + i];
 }
 
+/* word: the 16 bits of high index bits, scale and direction, as stored. */
 EXPAND(IQ1_S, 50)
 {
-    s->d[r] = get16(p);
+    s->d[0][r] = get16(p);
     for (int g = 0; g < 8; g++) {
-        unsigned x = get16(p + 34 + 2 * g);
-        uint8_t down = (uint8_t) - (x >> 15);
-        UNROLL for (int j = 0; j < 4; j++)
-        {
-            s->e[g][j][r] = iq1_grid8[p[2 + 4 * g + j] | (x >> 3 * j & 7) << 8];
-            s->sign[g][j][r] = down;
-        }
-        s->scale[g][0][r] = (uint8_t)((x >> 11 & 14) | 1);
+        unsigned low = get32(p + 2 + 4 * g), x = get16(p + 34 + 2 * g);
+        LANES_FOR (j, 4)
+            s->e[g][j][r] = iq1_grid8[(low >> 8 * j & 255) | (x >> 3 * j & 7) << 8];
+        s->word[g][r] = x;
     }
 }
 
+/* word: low half the nibbles of high index bits and direction, high half the two 3-bit scales. */
 EXPAND(IQ1_M, 56)
 {
     uint64_t scales = get64(p + 48);
-    s->d[r] =
+    s->d[0][r] =
         (uint16_t)((scales >> 12 & 15) | (scales >> 24 & 0xf0) | (scales >> 36 & 0xf00) | (scales >> 48 & 0xf000));
     for (int g = 0; g < 8; g++) {
-        unsigned high = get16(p + 32 + 2 * g);
-        UNROLL for (int j = 0; j < 4; j++)
-        {
-            s->e[g][j][r] = iq1_grid8[p[4 * g + j] | (high >> 4 * j & 7) << 8];
-            s->sign[g][j][r] = (uint8_t) - (high >> (4 * j + 3) & 1);
-        }
-        unsigned x = (unsigned)(scales >> (16 * (g / 2) + 6 * (g % 2)));
-        s->scale[g][0][r] = (uint8_t)(2 * (x & 7) + 1);
-        s->scale[g][1][r] = (uint8_t)(2 * (x >> 3 & 7) + 1);
+        unsigned low = get32(p + 4 * g), high = get16(p + 32 + 2 * g);
+        LANES_FOR (j, 4)
+            s->e[g][j][r] = iq1_grid8[(low >> 8 * j & 255) | (high >> 4 * j & 7) << 8];
+        s->word[g][r] = high | (uint32_t)(scales >> (16 * (g / 2) + 6 * (g % 2)) & 63) << 16;
     }
 }
 
-/* Only the bytes: digits are taken out in registers. */
+/* e[0]: bytes 0..31; e[1][0..1]: bytes 32..47; e[1][2]: bytes 48..51 twice. */
 EXPAND(TQ1_0, 54)
 {
-    s->d[r] = get16(p + 52);
-    UNROLL for (int j = 0; j < 4; j++)
-    {
-        uint64_t x = get64(p + 8 * j), y = get64(p + 32 + 8 * (j % 2));
-        for (int g = 0; g < 5; g++)
-            s->e[g][j][r] = x;
-        for (int g = 5; g < 8; g++)
-            s->e[g][j][r] = y;
-    }
-    s->e[7][2][r] = s->e[7][3][r] = get32(p + 48) * 0x100000001;
+    s->d[0][r] = get16(p + 52);
+    LANES_FOR (j, 4)
+        s->e[0][j][r] = get64(p + 8 * j);
+    s->e[1][0][r] = get64(p + 32);
+    s->e[1][1][r] = get64(p + 40);
+    s->e[1][2][r] = get32(p + 48) * 0x100000001;
 }
 
+/* e[0..1]: bytes 0..31 and 32..63. */
 EXPAND(TQ2_0, 66)
 {
-    s->d[r] = get16(p + 64);
-    for (int h = 0; h < 2; h++)
-        UNROLL for (int j = 0; j < 4; j++)
-        {
-            uint64_t x = get64(p + 32 * h + 8 * j);
-            UNROLL for (int u = 0; u < 4; u++) s->e[4 * h + u][j][r] = x >> 2 * u & 0x0303030303030303;
-        }
+    s->d[0][r] = get16(p + 64);
+    LANES_FOR (j, 8)
+        s->e[j / 4][j % 4][r] = get64(p + 8 * j);
 }
 
+/* e[.][h]: nibbles of half h; word: the two scales, the NaN 0x7f as zero. */
 EXPAND(NVFP4, 36)
 {
-    for (int h = 0; h < 4; h++) {
-        uint64_t x = get64(p + 4 + 8 * h);
-        s->e[h / 2][2 * (h % 2)][r] = x & 0x0f0f0f0f0f0f0f0f;
-        s->e[h / 2][2 * (h % 2) + 1][r] = x >> 4 & 0x0f0f0f0f0f0f0f0f;
-        s->scale[h / 2][h % 2][r] = p[h] == 0x7f ? 0 : p[h] & 0x7f;
+    for (int g = 0; g < 2; g++) {
+        unsigned a = p[2 * g], b = p[2 * g + 1];
+        s->e[g0 + g][0][r] = get64(p + 4 + 16 * g);
+        s->e[g0 + g][1][r] = get64(p + 12 + 16 * g);
+        s->word[g0 + g][r] = (a == 0x7f ? 0 : a & 0x7f) | (b == 0x7f ? 0 : b & 0x7f) << 8;
     }
 }
 
+/* word: the bits. */
 EXPAND(Q1_0, 18)
 {
-    s->d[r] = get16(p);
-    for (int g = 0; g < 4; g++)
-        UNROLL for (int j = 0; j < 4; j++) s->sign[g][j][r] = p[2 + 4 * g + j];
+    s->d[g0][r] = get16(p);
+    LANES_FOR (g, 4)
+        s->word[g0 + g][r] = get32(p + 2 + 4 * g);
 }
 
+/* e[.][0]: 2-bit fields. */
 EXPAND(Q2_0, 18)
 {
-    s->d[r] = get16(p);
-    for (int g = 0; g < 2; g++)
-        UNROLL for (int j = 0; j < 4; j++)
-        {
-            uint64_t x = get16(p + 2 + 8 * g + 2 * j);
-            x = (x | x << 24) & 0x000000ff000000ff;
-            x = (x | x << 12) & 0x000f000f000f000f;
-            s->e[g][j][r] = (x | x << 6) & 0x0303030303030303;
-        }
+    s->d[g0][r] = get16(p);
+    s->e[g0][0][r] = get64(p + 2);
+    s->e[g0 + 1][0][r] = get64(p + 10);
 }

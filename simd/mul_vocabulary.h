@@ -8,12 +8,6 @@
 #include <string.h>
 
 #define ALWAYS_INLINE inline __attribute__((always_inline))
-/* Loops over registers: unrolled, so that arrays become registers. */
-#ifdef __clang__
-#define UNROLL _Pragma("clang loop unroll(full)")
-#else
-#define UNROLL _Pragma("GCC unroll 32")
-#endif
 
 static ALWAYS_INLINE int32_t load_4(const void *p)
 {

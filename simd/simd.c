@@ -77,7 +77,7 @@ static const struct level {
 } level[] = {
     {"c", cpu_any, fill_c, fill_mul_c},
 #ifdef HAVE_AVX2
-    {"avx2", cpu_avx2, fill_avx2, NULL},
+    {"avx2", cpu_avx2, fill_avx2, fill_mul_avx2},
 #endif
 #ifdef HAVE_AVX512
     {"avx512", cpu_avx512, fill_avx512, fill_mul_avx512},

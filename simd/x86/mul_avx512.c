@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /* Matrix products with AVX-512 (F BW DQ VL VNNI): a register is a whole line of a tile, 16 columns fit the register file next
  * to a group's 8 registers of weights. */
+#define LANES_AVX512
+#include "simd/lanes.h"
 #include "simd/mul_vocabulary.h"
 
 #include <immintrin.h>
@@ -8,10 +10,12 @@
 typedef __m512i vi;
 typedef __m512 vf;
 
-enum { W = 16, PARTS = 1, WIDE_BIAS = 128, MAX_COLS = 16, ALL_PARTS = 16, PREFETCH_BYTES = 4096 };
+enum { W = 16, PARTS = 1, WIDE_BIAS = 128, MAX_COLS = 16, MAX_DIRECT = 16, PREFETCH_BYTES = 4096 };
+enum { FLOAT_ROWS = 4, FLOAT_COLS = 4 };
 /* clang-format off */
-#define MUL_COLS(M, type) M(type, 1) M(type, 2) M(type, 3) M(type, 4) M(type, 5) M(type, 6) M(type, 8) M(type, 10) \
-    M(type, 12) M(type, 14) M(type, 16)
+#define DIRECT_COLS(M, t) M(t, 1) M(t, 2) M(t, 4) M(t, 6) M(t, 8) M(t, 12) M(t, 16)
+#define KINDS(M) M(ONE, 255) M(MIN, 255) M(SUB, 255) M(SUB_MIN, 255) M(TWO, 255)
+#define KIND_COLS(M, r, w) M(r, w, 1) M(r, w, 2) M(r, w, 4) M(r, w, 8) M(r, w, 10) M(r, w, 12) M(r, w, 14) M(r, w, 16)
 /* clang-format on */
 
 static ALWAYS_INLINE vi v_load(const void *p) { return _mm512_loadu_si512(p); }
@@ -24,10 +28,10 @@ static ALWAYS_INLINE vi v_add(vi x, vi y) { return _mm512_add_epi32(x, y); }
 static ALWAYS_INLINE vi v_sub(vi x, vi y) { return _mm512_sub_epi32(x, y); }
 static ALWAYS_INLINE vi v_max(vi x, vi y) { return _mm512_max_epi32(x, y); }
 static ALWAYS_INLINE vi v_addb(vi x, vi y) { return _mm512_add_epi8(x, y); }
+static ALWAYS_INLINE vi v_subb(vi x, vi y) { return _mm512_sub_epi8(x, y); }
 static ALWAYS_INLINE vi v_mul16(vi x, vi y) { return _mm512_mullo_epi16(x, y); }
-#define v_shl(x, n) _mm512_slli_epi32(x, (unsigned)(n))
-#define v_shr(x, n) _mm512_srli_epi32(x, (unsigned)(n))
-static ALWAYS_INLINE vi v_shrv(vi x, int n) { return _mm512_srl_epi32(x, _mm_cvtsi32_si128(n)); }
+static ALWAYS_INLINE vi v_shl(vi x, int n) { return (vi)((__v16su)x << (unsigned)n); }
+static ALWAYS_INLINE vi v_shr(vi x, int n) { return (vi)((__v16su)x >> (unsigned)n); }
 static ALWAYS_INLINE vi v_u8(const void *p) { return _mm512_cvtepu8_epi32(_mm_loadu_si128(p)); }
 static ALWAYS_INLINE vi v_s8(const void *p) { return _mm512_cvtepi8_epi32(_mm_loadu_si128(p)); }
 static ALWAYS_INLINE vi v_table(const int8_t t[16]) { return _mm512_broadcast_i32x4(_mm_loadu_si128((const void *)t)); }
@@ -39,11 +43,13 @@ static ALWAYS_INLINE vf f_bits(vi x) { return _mm512_castsi512_ps(x); }
 static ALWAYS_INLINE vf f_mul(vf x, vf y) { return _mm512_mul_ps(x, y); }
 static ALWAYS_INLINE vf f_fma(vf x, vf y, vf z) { return _mm512_fmadd_ps(x, y, z); }
 static ALWAYS_INLINE vf f_f16(const void *p) { return _mm512_cvtph_ps(_mm256_loadu_si256(p)); }
+static ALWAYS_INLINE vf f_load(const float *p) { return _mm512_loadu_ps(p); }
 static ALWAYS_INLINE void f_store(float *p, vf x) { _mm512_storeu_ps(p, x); }
 
 static ALWAYS_INLINE vi v_dot(vi s, const vi *w, int n, const int8_t *a, int wmax)
 {
-    UNROLL for (int j = 0; j < n; j++) s = _mm512_dpbusd_epi32(s, w[j], _mm512_set1_epi32(load_4(a + 4 * j)));
+    LANES_FOR (j, n)
+        s = _mm512_dpbusd_epi32(s, w[j], _mm512_set1_epi32(load_4(a + 4 * j)));
     return s;
 }
 
@@ -60,20 +66,19 @@ static ALWAYS_INLINE void v_words(const uint64_t *e, vi *even, vi *odd)
     split_words(v_load(e), v_load(e + 8), even, odd);
 }
 
-static ALWAYS_INLINE void v_signed_words(const uint64_t *e, const uint8_t *s, vi *even, vi *odd)
+static ALWAYS_INLINE vi v_spread(vi x, int k)
 {
-    vi x = v_load(e), y = v_load(e + 8), zero = _mm512_setzero_si512();
-    x = _mm512_mask_sub_epi8(x, (__mmask64)load_8(s), zero, x);
-    y = _mm512_mask_sub_epi8(y, (__mmask64)load_8(s + 8), zero, y);
-    split_words(x, y, even, odd);
+    return _mm512_shuffle_epi8(x, _mm512_broadcast_i32x4(_mm_add_epi8(
+                                      _mm_setr_epi32(0, 0x04040404, 0x08080808, 0x0c0c0c0c), _mm_set1_epi8((char)k))));
 }
-
-static ALWAYS_INLINE void v_bits(const uint8_t *s, vi *even, vi *odd)
+static ALWAYS_INLINE vi v_test(vi x, vi m) { return _mm512_movm_epi8(_mm512_test_epi8_mask(x, m)); }
+static ALWAYS_INLINE vi v_negate(vi w, vi x, vi m)
 {
-    split_words(_mm512_movm_epi8((__mmask64)load_8(s)), _mm512_movm_epi8((__mmask64)load_8(s + 8)), even, odd);
+    return _mm512_mask_sub_epi8(w, _mm512_test_epi8_mask(x, m), _mm512_setzero_si512(), w);
 }
 
 #include "simd/mul.inc"
+#include "simd/mul_float.inc"
 #include "simd/mul_types.inc"
 
 void fill_mul_avx512(struct simd_ops *ops) { mul_fill(ops, "avx512"); }
