@@ -83,10 +83,10 @@ static const struct level {
     {"avx512", cpu_avx512, fill_avx512, fill_mul_avx512},
 #endif
 #ifdef HAVE_NEON
-    {"neon", cpu_neon, fill_neon, NULL},
+    {"neon", cpu_neon, fill_neon, fill_mul_neon},
 #endif
 #ifdef HAVE_I8MM
-    {"i8mm", cpu_i8mm, NULL, NULL},
+    {"i8mm", cpu_i8mm, NULL, fill_mul_i8mm},
 #endif
 };
 

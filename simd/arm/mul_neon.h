@@ -1,0 +1,93 @@
+/* SPDX-License-Identifier: MIT */
+/* The vocabulary of mul.inc for NEON with dot products: a register is a quarter of a line, 4 rows.  Shared by the neon and i8mm
+ * levels, which differ in the dots alone.  Weights of all types fit signed bytes, so full-range ones need no bias. */
+#ifndef QUERN_MUL_NEON_H
+#define QUERN_MUL_NEON_H
+
+#define LANES_NEON
+#include "simd/lanes.h"
+#include "simd/mul_vocabulary.h"
+
+#include <arm_neon.h>
+
+typedef int32x4_t vi;
+typedef float32x4_t vf;
+
+enum { W = 4, PARTS = 4, WIDE_BIAS = 0, MAX_COLS = 8, PREFETCH_BYTES = 1024 };
+#define KINDS(M) M(ONE, 127) M(ONE, 255) M(MIN, 127) M(SUB, 127) M(SUB_MIN, 127) M(TWO, 127)
+
+static ALWAYS_INLINE uint8x16_t v_u(vi x) { return vreinterpretq_u8_s32(x); }
+static ALWAYS_INLINE vi v_i(uint8x16_t x) { return vreinterpretq_s32_u8(x); }
+
+static ALWAYS_INLINE vi v_load(const void *p) { return v_i(vld1q_u8(p)); }
+static ALWAYS_INLINE vi v_bytes(int k) { return vreinterpretq_s32_s8(vdupq_n_s8((int8_t)k)); }
+static ALWAYS_INLINE vi v_set(int32_t k) { return vdupq_n_s32(k); }
+static ALWAYS_INLINE vi v_and(vi x, vi y) { return vandq_s32(x, y); }
+static ALWAYS_INLINE vi v_or(vi x, vi y) { return vorrq_s32(x, y); }
+static ALWAYS_INLINE vi v_xor(vi x, vi y) { return veorq_s32(x, y); }
+static ALWAYS_INLINE vi v_add(vi x, vi y) { return vaddq_s32(x, y); }
+static ALWAYS_INLINE vi v_sub(vi x, vi y) { return vsubq_s32(x, y); }
+static ALWAYS_INLINE vi v_max(vi x, vi y) { return vmaxq_s32(x, y); }
+static ALWAYS_INLINE vi v_addb(vi x, vi y) { return v_i(vaddq_u8(v_u(x), v_u(y))); }
+static ALWAYS_INLINE vi v_subb(vi x, vi y) { return v_i(vsubq_u8(v_u(x), v_u(y))); }
+static ALWAYS_INLINE vi v_mul16(vi x, vi y)
+{
+    return vreinterpretq_s32_s16(vmulq_s16(vreinterpretq_s16_s32(x), vreinterpretq_s16_s32(y)));
+}
+static ALWAYS_INLINE vi v_shl(vi x, int n) { return (vi)((uint32x4_t)x << (unsigned)n); }
+static ALWAYS_INLINE vi v_shr(vi x, int n) { return (vi)((uint32x4_t)x >> (unsigned)n); }
+static ALWAYS_INLINE vi v_u8(const void *p)
+{
+    uint8x8_t x = vcreate_u8((uint32_t)load_4(p));
+    return vreinterpretq_s32_u32(vmovl_u16(vget_low_u16(vmovl_u8(x))));
+}
+static ALWAYS_INLINE vi v_s8(const void *p)
+{
+    int8x8_t x = vcreate_s8((uint32_t)load_4(p));
+    return vmovl_s16(vget_low_s16(vmovl_s8(x)));
+}
+static ALWAYS_INLINE vi v_table(const int8_t t[16]) { return vreinterpretq_s32_s8(vld1q_s8(t)); }
+static ALWAYS_INLINE vi v_lut(vi t, vi x) { return v_i(vqtbl1q_u8(v_u(t), v_u(x))); }
+
+static ALWAYS_INLINE vf f_set(float x) { return vdupq_n_f32(x); }
+static ALWAYS_INLINE vf f_cvt(vi x) { return vcvtq_f32_s32(x); }
+static ALWAYS_INLINE vf f_bits(vi x) { return vreinterpretq_f32_s32(x); }
+static ALWAYS_INLINE vf f_mul(vf x, vf y) { return vmulq_f32(x, y); }
+static ALWAYS_INLINE vf f_fma(vf x, vf y, vf z) { return vfmaq_f32(z, x, y); }
+static ALWAYS_INLINE vf f_f16(const uint8_t *p) { return vcvt_f32_f16(vreinterpret_f16_u8(vld1_u8(p))); }
+static ALWAYS_INLINE vf f_load(const float *p) { return vld1q_f32(p); }
+static ALWAYS_INLINE void f_store(float *p, vf x) { vst1q_f32(p, x); }
+
+/* Four lines against 16 activations: each line takes its own 4 of them. */
+static ALWAYS_INLINE vi v_dot(vi s, const vi *w, int n, const int8_t *a, int wmax)
+{
+    LANES_FOR (i, n / 4) {
+        int8x16_t x = vld1q_s8(a + 16 * i);
+        s = vdotq_laneq_s32(s, vreinterpretq_s8_s32(w[4 * i]), x, 0);
+        s = vdotq_laneq_s32(s, vreinterpretq_s8_s32(w[4 * i + 1]), x, 1);
+        s = vdotq_laneq_s32(s, vreinterpretq_s8_s32(w[4 * i + 2]), x, 2);
+        s = vdotq_laneq_s32(s, vreinterpretq_s8_s32(w[4 * i + 3]), x, 3);
+    }
+    return s;
+}
+
+static ALWAYS_INLINE void v_words(const uint64_t *e, vi *even, vi *odd)
+{
+    vi x = v_load(e), y = v_load(e + 2);
+    *even = vuzp1q_s32(x, y);
+    *odd = vuzp2q_s32(x, y);
+}
+
+static ALWAYS_INLINE vi v_spread(vi x, int k)
+{
+    static const uint8_t first[16] = {0, 0, 0, 0, 4, 4, 4, 4, 8, 8, 8, 8, 12, 12, 12, 12};
+    return v_i(vqtbl1q_u8(v_u(x), vaddq_u8(vld1q_u8(first), vdupq_n_u8((uint8_t)k))));
+}
+static ALWAYS_INLINE vi v_test(vi x, vi m) { return v_i(vtstq_u8(v_u(x), v_u(m))); }
+static ALWAYS_INLINE vi v_negate(vi w, vi x, vi m)
+{
+    int8x16_t v = vreinterpretq_s8_s32(w);
+    return vreinterpretq_s32_s8(vbslq_s8(vtstq_u8(v_u(x), v_u(m)), vnegq_s8(v), v));
+}
+
+#endif
