@@ -24,6 +24,7 @@
 
 static const struct kern_family *const family[] = {
     &kern_float_family,
+    &kern_mul_family,
 };
 
 #ifdef HAVE_AVX2

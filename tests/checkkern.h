@@ -26,7 +26,7 @@ struct kern_family {
     int n_test;
 };
 
-extern const struct kern_family kern_float_family;
+extern const struct kern_family kern_float_family, kern_mul_family;
 
 /* What a test works with. */
 extern struct kern {
