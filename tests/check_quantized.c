@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
-/* Quantized matrices at the level of a model: hash models in every type that can be hashed.  The dequantized weights, run as f32,
- * must equal the reference's logits; the quantized file's logits must stay as close to those as the two peers' do, closer on
- * average.  Random weights are chaotic once a router flips, so the mixture of experts is judged by its median. */
+/* Quantized matrices at the level of a model: hash models in every type that can be hashed.  The dequantized weights, run
+ * as f32, must equal the reference's logits; the quantized file's logits must stay as close to those as the two peers' do,
+ * closer on average.  Random weights are chaotic once a router flips, so the mixture of experts is judged by its median. */
 #include "eval.h"
 #include "expand.h"
 #include "golden.h"

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: MIT */
-/* Engines and sequences that open or fail the test, and how logits are compared: log-probabilities and divergences in double. */
+/* Engines and sequences that open or fail the test, and how logits are compared: log-probabilities and divergences in
+ * double. */
 #ifndef QUERN_EVAL_H
 #define QUERN_EVAL_H
 
