@@ -275,6 +275,7 @@ struct tpl {
     int depth, depth_max;
     int line; /* being parsed or run */
     struct dict *names; /* every name, interned */
+    const struct str *loop_name, *caller_name, *kwargs_name, *varargs_name;
     const uint8_t *marks[2]; /* [n_marks] all TPL_DATA, all TPL_TEXT: shared by strings of one origin */
     size_t n_marks[2];
     struct scope *globals, *top;

@@ -180,7 +180,6 @@ static enum flow run_loop(struct tpl *t, const struct node *n, struct scope *out
     *l = (struct loop){.node = n, .outer = outer, .index0 = -1, .depth0 = depth, .length = -1};
     l->src = tpl_items(t, over);
     l->filtered = n->c != NULL;
-    const struct str *loop_name = tpl_intern(t, "loop", 4);
     struct scope *s = scope_new(t, outer);
     bool completed = false; /* as in Jinja, `else` also runs when every turn was cut short */
     for (;;) {
@@ -194,7 +193,7 @@ static enum flow run_loop(struct tpl *t, const struct node *n, struct scope *out
         if (s->kept)
             s = scope_new(t, outer);
         s->n = 0;
-        tpl_scope_set(t, s, loop_name, (struct val){.type = T_LOOP, .u.loop = l});
+        tpl_scope_set(t, s, t->loop_name, (struct val){.type = T_LOOP, .u.loop = l});
         assign(t, s, n->a, v);
         enum flow f = exec_list(t, &n->list, s);
         completed |= f == FLOW_NEXT;
@@ -257,14 +256,14 @@ static void macro_bind(struct tpl *t, const struct macro *m, struct call *c, str
                      tpl_show(rest->e[i].key.u.s), rest->e[i].key.u.s->p);
     }
     if ((n->flags & MACRO_CALLER) && !explicit_caller)
-        tpl_scope_set(t, s, tpl_intern(t, "caller", 6), caller);
+        tpl_scope_set(t, s, t->caller_name, caller);
     if (n->flags & MACRO_KWARGS)
-        tpl_scope_set(t, s, tpl_intern(t, "kwargs", 6), tpl_dictval(kwargs));
+        tpl_scope_set(t, s, t->kwargs_name, tpl_dictval(kwargs));
     struct seq *varargs = tpl_seq_new(t, Q_TUPLE, 0);
     for (size_t i = n->list.n; i < c->n_pos; i++)
         tpl_seq_push(t, varargs, c->pos[i]);
     if (n->flags & MACRO_VARARGS)
-        tpl_scope_set(t, s, tpl_intern(t, "varargs", 7), tpl_seqval(varargs));
+        tpl_scope_set(t, s, t->varargs_name, tpl_seqval(varargs));
     else if (varargs->n)
         tpl_fail(t, "macro '%.*s' takes not more than %zu argument(s)", tpl_show(n->name), n->name->p, n->list.n);
 }

@@ -143,7 +143,7 @@ static struct val filter_wordcount(struct tpl *t, struct call *c)
         words += word && !inside;
         inside = word;
     }
-    tpl_work(t, 4 * s->n);
+    tpl_work(t, 8 * s->n);
     return tpl_int(words);
 }
 

@@ -395,7 +395,7 @@ static bool char_is(int what, uint32_t c)
 static struct val all_are(struct tpl *t, struct call *c, int what)
 {
     const struct str *s = self_str(c);
-    tpl_work(t, 4 * s->n);
+    tpl_work(t, 8 * s->n);
     for (size_t i = 0, n; i < s->n; i += n)
         if (!char_is(what, tpl_char(s->p + i, &n)))
             return tpl_bool(false);
@@ -430,6 +430,7 @@ static struct val str_istitle(struct tpl *t, struct call *c)
 {
     const struct str *s = self_str(c);
     bool in_word = false, any = false;
+    tpl_work(t, 8 * s->n);
     for (size_t i = 0, n; i < s->n; i += n) {
         utf8proc_int32_t ch = (utf8proc_int32_t)tpl_char(s->p + i, &n);
         bool upper = utf8proc_isupper(ch) || utf8proc_category(ch) == UTF8PROC_CATEGORY_LT,

@@ -347,7 +347,7 @@ static struct node *parse_macro(struct parser *p)
 static struct node *parse_call_block(struct parser *p)
 {
     struct node *n = parse_node(p, N_CALL_BLOCK), *macro = parse_node(p, N_MACRO);
-    macro->name = p->w_caller;
+    macro->name = p->t->caller_name;
     if (p->k->type == TOK_LPAREN)
         parse_signature(p, macro);
     n->a = parse_expression(p);
@@ -451,9 +451,10 @@ static struct node *parse_statement(struct parser *p)
 struct node *tpl_parse(struct tpl *t, struct token *tokens)
 {
     struct parser p = {.t = t, .k = tokens};
-    p.w_caller = tpl_intern(t, "caller", 6);
-    p.w_kwargs = tpl_intern(t, "kwargs", 6);
-    p.w_varargs = tpl_intern(t, "varargs", 7);
+    t->loop_name = tpl_intern(t, "loop", 4);
+    t->caller_name = tpl_intern(t, "caller", 6);
+    t->kwargs_name = tpl_intern(t, "kwargs", 6);
+    t->varargs_name = tpl_intern(t, "varargs", 7);
     struct node *root = parse_node(&p, N_BODY);
     parse_until(&p, root, &root->list, NULL);
     return root;

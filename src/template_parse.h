@@ -14,7 +14,6 @@ struct parser {
     bool soft; /* inside a condition: an unknown filter or test fails only when it is reached */
     struct node *unknown; /* the first unknown one of this statement that no condition stands around */
     unsigned macro_flags; /* MACRO_*: names mentioned in the macro being read */
-    const struct str *w_caller, *w_kwargs, *w_varargs;
     struct node_list blocks; /* names of all N_BLOCK so far */
 };
 

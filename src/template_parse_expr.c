@@ -195,10 +195,12 @@ static struct node *parse_named(struct parser *p, bool attributes)
         n->value = tpl_strval((struct str *)parse_name(p));
         return n;
     }
-    p->macro_flags |= n->name == p->w_caller    ? MACRO_CALLER
-                      : n->name == p->w_kwargs  ? MACRO_KWARGS
-                      : n->name == p->w_varargs ? MACRO_VARARGS
-                                                : 0;
+    if (n->name == p->t->caller_name)
+        p->macro_flags |= MACRO_CALLER;
+    else if (n->name == p->t->kwargs_name)
+        p->macro_flags |= MACRO_KWARGS;
+    else if (n->name == p->t->varargs_name)
+        p->macro_flags |= MACRO_VARARGS;
     return n;
 }
 

@@ -241,7 +241,7 @@ size_t tpl_str_offset(struct tpl *t, const struct str *s, size_t i)
     size_t at = 0;
     while (i--)
         at += (unsigned char)s->p[at] < 0x80 ? 1 : utf8proc_utf8class[(unsigned char)s->p[at]];
-    tpl_work(t, at);
+    tpl_work(t, 4 * at);
     return at;
 }
 
@@ -330,7 +330,7 @@ struct str *tpl_strip(struct tpl *t, const struct str *s, const struct str *char
             break;
         to = at;
     }
-    tpl_work(t, (s->n - (to - from)) * (chars ? chars->n + 1 : 1));
+    tpl_work(t, (s->n - (to - from)) * (chars ? chars->n + 4 : 8));
     return tpl_sub(t, s, from, to);
 }
 
@@ -339,6 +339,13 @@ void tpl_put_case(struct tpl *t, struct sbuf *b, const struct str *s, size_t fro
     reserve(t, b, to - from);
     for (size_t i = from, n; i < to; i += n) {
         utf8proc_int32_t c = (utf8proc_int32_t)tpl_char(s->p + i, &n);
+        if (c < 0x80) {
+            bool other = k == CASE_LOWER ? c >= 'A' && c <= 'Z' : c >= 'a' && c <= 'z';
+            reserve(t, b, 1);
+            b->mark[b->n] = s->mark[i];
+            b->p[b->n++] = (char)(other ? c ^ 0x20 : c);
+            continue;
+        }
         if (c == 0xDF && k != CASE_LOWER) { /* sharp s has no capital of its own */
             tpl_put_c(t, b, k == CASE_UPPER ? "SS" : "Ss", s->mark[i]);
             continue;
