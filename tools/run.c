@@ -52,20 +52,18 @@ static bool generate(struct run *r, qn_sampler *sampler, int *n_written, struct 
     return !rc;
 }
 
-static int32_t *read_prompt(struct run *r, int *n)
+static int32_t *read_prompt(struct run *r, struct text *text, int *n)
 {
     struct opts *o = r->o;
     struct qn_error err;
-    size_t len = o->prompt ? strlen(o->prompt) : 0;
-    char *text = o->file ? io_read(o->file, &len) : xstrdup(o->prompt);
+    if (o->file)
+        text->s = io_read(o->file, &text->n);
+    else
+        text_put(text, o->prompt, strlen(o->prompt));
     int32_t *ids;
     unsigned flags = QN_TOK_BOS | (o->special ? QN_TOK_SPECIAL : 0);
-    if (qn_tokenize(r->e, text, len, NULL, flags, &ids, n, &err))
+    if (qn_tokenize(r->e, text->s, text->n, NULL, flags, &ids, n, &err))
         die("%s: %s", o->file ? o->file : "prompt", err.text);
-    if (o->echo)
-        out_write(text, len);
-    out_flush();
-    free(text);
     if (!*n) { /* nothing to continue: begin where a text begins */
         free(ids);
         int start = r->info.id_bos >= 0 ? r->info.id_bos : r->info.id_eos;
@@ -97,15 +95,19 @@ int cmd_run(struct opts *o)
     struct qn_logit_bias *bias;
     qn_sampler *sampler;
     const char *source = setup_sampling(&sampling, o, r.e, false, &bias);
-    say("%s, %d threads, %s; sampling: %s; seed %llu", r.info.description, r.info.n_threads, r.info.isa, source,
-        (unsigned long long)o->seed);
     if (qn_sampler_new(&sampler, r.e, &sampling, &err))
         die("%s", err.text);
     int n, n_written = 0;
-    int32_t *ids = read_prompt(&r, &n);
+    struct text prompt = {0};
+    int32_t *ids = read_prompt(&r, &prompt, &n);
+    say("%s, %d threads, %s; sampling: %s; seed %llu", r.info.description, r.info.n_threads, r.info.isa, source,
+        (unsigned long long)o->seed);
     for (int i = 0; i < n; i++)
         qn_sampler_accept(sampler, ids[i]);
 
+    if (o->echo)
+        out_write(prompt.s, prompt.n);
+    out_flush();
     interrupt_catch(true);
     double t0 = now_s();
     int rc = gen_prefill(r.e, r.seq, ids, n, o->n_batch, r.logits, &err);
@@ -120,6 +122,7 @@ int cmd_run(struct opts *o)
     qn_sampler_free(sampler);
     qn_seq_free(r.seq);
     qn_close(r.e);
+    text_free(&prompt);
     free(ids);
     free(bias);
     free(r.logits);

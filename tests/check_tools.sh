@@ -1,0 +1,293 @@
+#!/bin/sh
+# SPDX-License-Identifier: MIT
+# The sub-commands from end to end with the demo model: results, resuming after a kill, what bad input gets, full disks,
+# closed pipes.  Runs in the build folder; QUERN names another program.
+quern=${QUERN:-./quern}
+demo=${QUERN_TEST_DATA:-${srcdir:-.}/tests/data}/demo.gguf
+tmp=$(mktemp -d) || exit 1
+trap 'rm -rf "$tmp"' EXIT
+trap 'exit 1' HUP INT TERM
+n=0 failed=0
+
+good() { n=$((n + 1)); }
+bad() {
+    n=$((n + 1)) failed=$((failed + 1))
+    echo "FAILED: $*"
+    sed 's/^/    /' "$tmp/err" 2>/dev/null | tail -n 5
+}
+check() { # NAME COMMAND...: the command succeeds
+    name=$1
+    shift
+    if "$@"; then good; else bad "$name"; fi
+}
+is() { # NAME GOT WANTED
+    if [ "$2" = "$3" ]; then good; else bad "$1: got '$2', wanted '$3'"; fi
+}
+same() { # NAME FILE FILE
+    if cmp -s "$2" "$3"; then good; else bad "$1: $2 and $3 differ"; fi
+}
+q() { "$quern" "$@" 2>"$tmp/err"; }
+# The command ends with this status and one line on standard error that matches.
+refuses() { # STATUS PATTERN COMMAND...
+    want=$1 pattern=$2
+    shift 2
+    "$quern" "$@" >"$tmp/out" 2>"$tmp/err" </dev/null
+    status=$?
+    if [ $status -ne "$want" ]; then
+        bad "quern $*: status $status, wanted $want"
+    elif [ "$(wc -l <"$tmp/err")" -ne 1 ] || ! grep -q "^quern: .*$pattern" "$tmp/err"; then
+        bad "quern $*: not one line with '$pattern'"
+    else
+        good
+    fi
+}
+
+# ---- the program
+is "no command" "$(q; echo $?)" 2
+refuses 2 "unknown command 'fly'" fly
+refuses 2 "unknown option --fly" run --fly
+refuses 2 "needs a value" run -p
+refuses 2 "not within" run -p x -t 9999
+refuses 2 "one of -p TEXT and -f FILE" run
+refuses 2 "are needed" batch -i x
+refuses 2 "is needed" logits -m "$demo" --hash
+refuses 2 "which file" inspect
+refuses 2 "of the form" template --messages x --now yesterday
+check "--version names the arithmetic" sh -c "'$quern' --version | grep -q 'QN_BITS [0-9]'"
+for c in chat run batch perplexity logits tokenize template inspect bench; do
+    check "$c --help" sh -c "'$quern' $c --help | grep -q '^Usage: quern $c '"
+done
+
+# ---- run
+start='Once upon a time'
+q run -m "$demo" -p "$start" -n 12 --temp 0 >"$tmp/run"
+is "run, greedy" "$(cat "$tmp/run")" ", there was a little girl named Tom. She loved"
+for how in '-t 1' '-t 3 -ub 1' '--isa c' '-b 2'; do
+    # shellcheck disable=SC2086
+    q run -m "$demo" -p "$start" -n 12 --temp 0 $how >"$tmp/run2"
+    same "run $how" "$tmp/run" "$tmp/run2"
+done
+is "stop text within tokens" "$(q run -m "$demo" -p "$start" -n 12 --temp 0 --stop 'tle gi' --stop zzz)" ", there was a lit"
+is "echo" "$(q run -m "$demo" -p "$start" -n 3 --temp 0 --echo)" "$start, there was"
+printf '%s' "$start" >"$tmp/prompt"
+is "prompt from a file" "$(q run -m "$demo" -f "$tmp/prompt" -n 3 --temp 0)" ", there was"
+q run -m "$demo" -p "$start" -n 20 --temp 3 --top-k 0 --top-p 1 -s 1 >"$tmp/s1"
+q run -m "$demo" -p "$start" -n 20 --temp 3 --top-k 0 --top-p 1 -s 1 >"$tmp/s2"
+q run -m "$demo" -p "$start" -n 20 --temp 3 --top-k 0 --top-p 1 -s 2 >"$tmp/s3"
+same "one seed, one text" "$tmp/s1" "$tmp/s2"
+check "another seed, another text" sh -c "! cmp -s '$tmp/s1' '$tmp/s3'"
+q run -m "$demo" -p "$start" -n 20 --temp 3 >"$tmp/s1"
+seed=$(sed -n 's/.*seed \([0-9]*\)$/\1/p' "$tmp/err")
+is "the random seed is printed" "$(q run -m "$demo" -p "$start" -n 20 --temp 3 -s "$seed")" "$(cat "$tmp/s1")"
+is "context full" "$(q run -m "$demo" -p "$start" --temp 0 -c 8 --ignore-eos; echo "$?")" ", there was a0"
+check "context full is said" grep -q 'context of 8 positions is full' "$tmp/err"
+refuses 1 "prompt has 5 tokens, the context holds 4" run -m "$demo" -p "$start" -c 4
+is "the bundled model is the default" "$("$quern" run -p "$start" -n 3 --temp 0 2>"$tmp/err")" ", there was"
+check "and that is said" grep -q 'using the bundled demo model' "$tmp/err"
+
+# ---- chat over a pipe
+printf 'My secret word is apple. Remember it.\n\nWhat is my secret word?\n/save %s\n' "$tmp/talk.json" |
+    q chat -m "$demo" --temp 0 --think off >"$tmp/chat"
+is "chat recalls" "$(sed -n 2p "$tmp/chat")" "The secret word is apple."
+is "chat answers one line a turn" "$(wc -l <"$tmp/chat")" 2
+check "chat saves" grep -q '"content": "The secret word is apple."' "$tmp/talk.json"
+printf '/load %s\nWhat is my secret word?\n' "$tmp/talk.json" | q chat -m "$demo" --temp 0 --think off >"$tmp/chat"
+is "chat loads and goes on" "$(cat "$tmp/chat")" "The secret word is apple."
+is "an unknown command is a message" "$(printf '/who are you?\n' | q chat -m "$demo" --temp 0 -n 1 --think off | wc -l)" 1
+printf 'word %.0s' 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20 >"$tmp/long"
+is "a message that does not fit" "$(q chat -m "$demo" -c 24 --temp 0 <"$tmp/long"; echo $?)" 1
+check "is said" grep -q 'context is full' "$tmp/err"
+
+# ---- tokenize and template
+text='Hello <think>, <|im_end|> w\303\266rld\377\n\n x'
+printf "$text" | q tokenize -m "$demo" >"$tmp/ids"
+q tokenize -m "$demo" --detokenize <"$tmp/ids" >"$tmp/back"
+printf "$text" >"$tmp/text"
+same "tokenize and back" "$tmp/text" "$tmp/back"
+is "control tokens are text" "$(printf '<|im_end|>' | q tokenize -m "$demo" | tr , '\n' | wc -l)" 7
+is "unless asked for" "$(printf '<|im_end|>' | q tokenize -m "$demo" --special)" "[4086]"
+is "nothing gives nothing" "$(q tokenize -m "$demo" </dev/null)" "[]"
+is "an id outside" "$(echo 4096 | q tokenize -m "$demo" --detokenize; echo $?)" 1
+is "no id at all" "$(echo '[1, x]' | q tokenize -m "$demo" --detokenize; echo $?)" 1
+echo '[{"role": "user", "content": "Hi"}]' >"$tmp/m.json"
+q template -m "$demo" --messages "$tmp/m.json" --kwargs '{"enable_thinking": false}' >"$tmp/rendered"
+printf '<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n<think>\n\n</think>\n\n' >"$tmp/wanted"
+same "template" "$tmp/rendered" "$tmp/wanted"
+printf '{{ raise_exception("not this") }}' >"$tmp/refuses.jinja"
+refuses 1 "not this" template --template-file "$tmp/refuses.jinja" --messages "$tmp/m.json"
+printf '{%% for i in range(100000) %%}{%% for j in range(100000) %%}{%% endfor %%}{%% endfor %%}' >"$tmp/endless.jinja"
+refuses 1 "." template --template-file "$tmp/endless.jinja" --messages "$tmp/m.json"
+is "a template that refuses prints nothing" "$(wc -c <"$tmp/out")" 0
+echo '{"role": "user"}' >"$tmp/object.json"
+refuses 1 "object.json: not a JSON array" template -m "$demo" --messages "$tmp/object.json"
+echo '[' >"$tmp/broken.json"
+refuses 1 "broken.json: not JSON" template -m "$demo" --messages "$tmp/broken.json"
+
+# ---- logits and perplexity
+seq 100 170 >"$tmp/a.ids"
+seq 7 40 | tr '\n' , >"$tmp/b.ids"
+q logits -m "$demo" --ids "$tmp/a.ids" --ids "$tmp/b.ids" --hash --out "$tmp/logits" >"$tmp/hash"
+is "logits" "$(wc -c <"$tmp/logits")" $(((71 + 34) * 4096 * 4))
+check "16 digits a line" sh -c "[ \$(grep -cx '[0-9a-f]\{16\}' '$tmp/hash') -eq 2 ]"
+for how in '-t 1 -ub 1' '-t 3 -ub 7' '--isa c'; do
+    # shellcheck disable=SC2086
+    { q logits -m "$demo" --ids "$tmp/a.ids" --hash $how; q logits -m "$demo" --ids "$tmp/b.ids" --hash $how; } >"$tmp/hash2"
+    same "logits alone $how" "$tmp/hash" "$tmp/hash2"
+done
+q logits -m "$demo" --ids "$tmp/a.ids" --out - >"$tmp/logits2"
+check "logits to a pipe" cmp -s -n $((71 * 4096 * 4)) "$tmp/logits" "$tmp/logits2"
+echo 1 2 4096 >"$tmp/outside.ids"
+refuses 1 "id 4096 at position 2 is not within the vocabulary of 4096" logits -m "$demo" --ids "$tmp/outside.ids" --hash
+echo 1 2 -3 >"$tmp/minus.ids"
+refuses 1 "not a token id" logits -m "$demo" --ids "$tmp/minus.ids" --hash
+: >"$tmp/empty.ids"
+refuses 1 "holds no ids" logits -m "$demo" --ids "$tmp/empty.ids" --hash
+
+q run -m "$demo" -p "$start" -n 150 --temp 1 -s 3 --ignore-eos >"$tmp/story"
+q perplexity -m "$demo" -f "$tmp/story" -c 64 --json --save-logits "$tmp/base" >"$tmp/ppl"
+check "perplexity counts" grep -q '"n_scored":62,"n_ctx":64,"n_chunks":2' "$tmp/ppl"
+q perplexity -m "$demo" -f "$tmp/story" -c 64 -t 1 -ub 5 --json >"$tmp/ppl2"
+same "perplexity in other steps" "$tmp/ppl" "$tmp/ppl2"
+is "size of the predictions" "$(wc -c <"$tmp/base")" $((20 + 2 * 64 * 4 + 62 * (4096 * 2 + 8)))
+q perplexity -m "$demo" --kl-divergence "$tmp/base" --json >"$tmp/kl"
+check "no divergence from itself" grep -Eq '"kl_mean":-?[0-9.]+e-[0-9]+,.*"same_top":1\.0' "$tmp/kl"
+q perplexity -m "$demo" -f "$tmp/story" -c 64 >"$tmp/ppl2"
+check "perplexity for people" grep -q '^Final estimate: PPL = [0-9.]* +/- ' "$tmp/ppl2"
+refuses 1 "one chunk needs 2000" perplexity -m "$demo" -f "$tmp/story" -c 2000
+head -c 4000 "$tmp/base" >"$tmp/short"
+refuses 1 "need" perplexity -m "$demo" --kl-divergence "$tmp/short"
+refuses 1 "_logits_" perplexity -m "$demo" --kl-divergence "$tmp/story"
+
+# ---- batch
+i=0
+while [ $i -lt 12 ]; do
+    echo "{\"id\": $i, \"prompt\": \"Once upon a time $i\", \"max_tokens\": $((20 + i * 3)), \"ignore_eos\": true}"
+    i=$((i + 1))
+done >"$tmp/in.jsonl"
+cat >>"$tmp/in.jsonl" <<'END'
+{"id": "talk", "messages": [{"role": "user", "content": "Who are you?"}], "temperature": 0}
+this is not JSON
+{"id": "both", "prompt": "x", "messages": []}
+{"id": "range", "prompt": "x", "top_p": 7}
+{"prompt": "Once upon a time", "temperature": 0, "max_tokens": 12, "stop": ["zzz", "tle gi"]}
+END
+printf '{"id": {"any": ["thing"]}, "prompt": "Once upon a time", "max_tokens": 0}' >>"$tmp/in.jsonl" # no newline at its end
+batch() { q batch -m "$demo" -i "$tmp/in.jsonl" --think off -s 11 "$@"; }
+batch -o "$tmp/ref.jsonl" -np 4
+is "a line for every line" "$(wc -l <"$tmp/ref.jsonl")" 18
+check "no part file is left" [ ! -e "$tmp/ref.jsonl.part" ]
+check "an answer" grep -q '^{"id":"talk","index":12,"text":"I am Tiny, a very small language model.","finish_reason":"stop"' "$tmp/ref.jsonl"
+check "a stop text" grep -q '"index":16,"text":", there was a lit","finish_reason":"stop"' "$tmp/ref.jsonl"
+check "an id of any kind" grep -q '^{"id":{"any":\["thing"\]},"index":17,"text":"","finish_reason":"length"' "$tmp/ref.jsonl"
+is "bad lines" "$(grep -c '"error":"' "$tmp/ref.jsonl")" 3
+check "in the order of the input" sh -c "grep -o '\"index\":[0-9]*' '$tmp/ref.jsonl' | sort -c -t: -k2 -n"
+batch -o "$tmp/one.jsonl" -np 1 -t 1 -ub 3
+same "one after the other" "$tmp/ref.jsonl" "$tmp/one.jsonl"
+
+# killed at several moments, gone on with each time
+out=$tmp/killed.jsonl rounds=0
+while [ $rounds -lt 4 ]; do
+    "$quern" batch -m "$demo" -i "$tmp/in.jsonl" --think off -s 11 -o "$out" -np 3 2>/dev/null &
+    pid=$!
+    lines=$((2 + rounds * 3)) waited=0
+    while [ $waited -lt 600 ] && kill -0 $pid 2>/dev/null &&
+        [ "$(cat "$out.part" 2>/dev/null | wc -l)" -lt $lines ]; do
+        sleep 0.02
+        waited=$((waited + 1))
+    done
+    kill -9 $pid 2>/dev/null
+    wait $pid 2>/dev/null
+    [ -e "$out.part" ] || break
+    check "nothing twice in the part file" sh -c "sed 1d '$out.part' | grep -o '^{\"index\":[0-9]*' | sort | uniq -d | wc -l | grep -qx '0'"
+    cp "$out.part" "$tmp/part.$rounds"
+    rounds=$((rounds + 1))
+done
+check "it was killed at least once" [ $rounds -gt 0 ]
+check "no output before the end" [ ! -e "$out" ]
+cp "$tmp/part.0" "$tmp/torn.jsonl.part"
+cp "$tmp/part.0" "$tmp/changed.jsonl.part"
+batch -o "$out" -np 2
+same "after the kills" "$tmp/ref.jsonl" "$out"
+
+# a line that the kill cut off
+size=$(wc -c <"$tmp/torn.jsonl.part")
+head -c $((size - 9)) "$tmp/changed.jsonl.part" >"$tmp/torn.jsonl.part"
+batch -o "$tmp/torn.jsonl" -np 5
+same "after a torn line" "$tmp/ref.jsonl" "$tmp/torn.jsonl"
+
+# what does not belong together
+part=$tmp/changed.jsonl.part
+keep=$(cksum <"$part")
+refuses 1 "begun with --temp \"default\", now it is 0.5" batch -m "$demo" -i "$tmp/in.jsonl" --think off -s 11 -o "$tmp/changed.jsonl" --temp 0.5
+refuses 1 "begun with seed \"11\", now it is \"12\"" batch -m "$demo" -i "$tmp/in.jsonl" --think off -s 12 -o "$tmp/changed.jsonl"
+sed '3s/Once/Twice/' "$tmp/in.jsonl" >"$tmp/in2.jsonl"
+refuses 1 "the input has changed" batch -m "$demo" -i "$tmp/in2.jsonl" --think off -s 11 -o "$tmp/changed.jsonl"
+is "the part file stays" "$(cksum <"$part")" "$keep"
+sed '2s/index/xedni/' "$part" >"$tmp/damaged.jsonl.part"
+refuses 1 "line 2 is damaged" batch -m "$demo" -i "$tmp/in.jsonl" --think off -s 11 -o "$tmp/damaged.jsonl"
+refuses 1 "not an ordinary file" batch -m "$demo" -i "$tmp/in.jsonl" -o /dev/full
+refuses 1 "No such file" batch -m "$demo" -i "$tmp/none.jsonl" -o "$tmp/none"
+refuses 1 "holds no lines" batch -m "$demo" -i /dev/null -o "$tmp/none"
+refuses 1 "No such file" batch -m "$tmp/none.gguf" -i "$tmp/in.jsonl" -o "$tmp/none"
+check "nothing was begun" sh -c "! ls '$tmp' | grep -q '^none'"
+
+# the disk is full: a limit on the size of files stands for it
+(ulimit -f 2 && batch -o "$tmp/full.jsonl" -np 4)
+is "full while answering" $? 1
+check "is said" grep -q '^quern: .*full.jsonl.part: ' "$tmp/err"
+check "no half output" [ ! -e "$tmp/full.jsonl" ]
+batch -o "$tmp/full.jsonl" -np 4
+same "and goes on when there is room" "$tmp/ref.jsonl" "$tmp/full.jsonl"
+(ulimit -f 2 && q logits -m "$demo" --ids "$tmp/a.ids" --out "$tmp/toolarge")
+is "full while writing logits" $? 1
+(ulimit -f 2 && q perplexity -m "$demo" -f "$tmp/story" -c 64 --save-logits "$tmp/toolarge" >/dev/null)
+is "full while saving predictions" $? 1
+check "nothing half-written" sh -c "! ls '$tmp' | grep -q toolarge"
+if [ -c /dev/full ]; then
+    for c in "run -m $demo -p x -n 4" "logits -m $demo --ids $tmp/a.ids --out -" "inspect $demo" "run --help" \
+        "template -m $demo --messages $tmp/m.json"; do
+        # shellcheck disable=SC2086
+        is "$c to a full disk" "$("$quern" $c 2>"$tmp/err" >/dev/full; echo $?)" 1
+        check "is said" grep -q 'standard output: No space left' "$tmp/err"
+    done
+    refuses 1 "/dev/full: No space" logits -m "$demo" --ids "$tmp/a.ids" --out /dev/full
+    check "/dev/full is still a device" [ -c /dev/full ]
+fi
+
+# ---- closed pipes: quiet, status 1
+for c in "logits -m $demo --ids $tmp/a.ids --out -" "inspect $demo --json" "run -m $demo -p x -n 400 --ignore-eos --temp 0"; do
+    # shellcheck disable=SC2086
+    { "$quern" $c 2>"$tmp/err"; echo $? >"$tmp/status"; } | head -c 1 >/dev/null
+    is "$c into a closed pipe" "$(cat "$tmp/status")" 1
+    check "is silent" sh -c "! grep -i 'pipe' '$tmp/err'"
+done
+
+# ---- inspect, bench
+q inspect "$demo" >"$tmp/inspect"
+check "inspect" grep -q '^  blk.0.attn_qkv.weight .*256 x 512' "$tmp/inspect"
+check "inspect cuts arrays" grep -q 'tokenizer.ggml.tokens .*\[4096\] .*\.\.\.$' "$tmp/inspect"
+check "inspect adds up" grep -q '^  together ' "$tmp/inspect"
+check "inspect --json" sh -c "'$quern' inspect '$demo' --json | grep -q '\"n_weights\": 18398128'"
+check "inspect --check" sh -c "'$quern' inspect '$demo' --check | grep -q ': 0 with errors'"
+cp "$demo" "$tmp/nan.gguf"
+chmod u+w "$tmp/nan.gguf"
+head -c 512 /dev/zero | tr '\0' '\377' | dd of="$tmp/nan.gguf" bs=1 seek=6000000 conv=notrunc 2>/dev/null
+is "inspect --check finds" "$(q inspect "$tmp/nan.gguf" --check >"$tmp/out"; echo $?)" 1
+check "where" grep -q '^blk\.[0-9].*row [0-9]* is the first' "$tmp/out"
+refuses 1 "none.gguf: No such file" inspect "$tmp/none.gguf"
+head -c 3000000 "$demo" >"$tmp/cut.gguf"
+refuses 1 "cut.gguf" inspect "$tmp/cut.gguf"
+refuses 1 "cut.gguf" run -m "$tmp/cut.gguf" -p x
+echo "GGUX" >"$tmp/wrong.gguf"
+refuses 1 "wrong.gguf" chat -m "$tmp/wrong.gguf"
+refuses 1 "." run -m "$tmp" -p x
+refuses 1 "." run -m "$demo" -p x -c 16777216 -ctk f32 -ctv f32
+refuses 1 "known" run -m "$demo" -p x --pre nonsense
+q bench -m "$demo" -p 8 -n 2,0 -r 2 -t 1 --format csv >"$tmp/bench"
+# the description holds two commas
+is "bench, csv" "$(sed 1d "$tmp/bench" | cut -d, -f15,16,18 | tr '\n' ' ')" "8,0,2 0,2,2 "
+check "its columns" sh -c "head -n 1 '$tmp/bench' | grep -q ',n_prompt,n_gen,.*,avg_ts,'"
+check "bench, json" sh -c "'$quern' bench -m '$demo' -p 8 -n 0 -r 1 --format json 2>/dev/null | grep -q '\"n_prompt\":8,'"
+
+echo "$n checks, $failed failed"
+[ $failed -eq 0 ]
