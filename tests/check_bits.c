@@ -1,0 +1,145 @@
+/* SPDX-License-Identifier: MIT */
+/* One logits hash: the demo model gives the same bits for every number of threads, cutting of the prompt, company in the batch
+ * and level of kernels, and on every machine the bits that are written down here.  QUERN_LONG runs every combination.
+ * A change that moves the hashes on purpose changes the arithmetic: raise QN_BITS with it. */
+#include "hashmodel.h"
+#include "simd/simd.h"
+#include "testing.h"
+
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdbool.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <cmocka.h>
+#include <xxhash.h>
+
+#include "quern.h"
+
+enum { N_IDS = 704, N_SEQ = 4 }; /* the prompt ends behind 64, 128 and 512 */
+
+static const struct model {
+    const char *name;
+    const char *data, *oracle; /* path below tests/data, or below the oracle folder */
+    uint64_t hash; /* xxh3 of logits [N_IDS][n_vocab] */
+} models[] = {
+    {"q4_k_m", "demo.gguf", NULL, 0xa45255a7aa37c04e},
+    {"iq4_xs", NULL, "demo/demo-iq4_xs.gguf", 0x8b5daa61ef6ac9e6},
+    {"q8_0", NULL, "demo/demo-q8_0.gguf", 0x0d561049ee97b03f},
+};
+
+struct way {
+    int threads, ubatch;
+    bool company; /* beside three other sequences */
+    const char *isa;
+};
+
+static uint64_t hash_way(const char *file, const struct way *w)
+{
+    struct qn_options o = {.model = file,
+                           .n_threads = w->threads,
+                           .n_ubatch = w->ubatch,
+                           .n_ctx = 1024,
+                           .n_seq = N_SEQ,
+                           .no_numa = 1,
+                           .isa = w->isa};
+    struct qn_error err;
+    qn_engine *e;
+    if (qn_open(&e, &o, &err))
+        fail_msg("%s", err.text);
+    struct qn_model_info info;
+    qn_model_info(e, &info);
+    int32_t ids[N_IDS];
+    for (int i = 0; i < N_IDS; i++)
+        ids[i] = (int32_t)(hash_splitmix64((uint64_t)i) % 4000);
+    qn_seq *s[N_SEQ];
+    struct qn_span spans[N_SEQ];
+    int n_spans = 0;
+    for (int i = 0; i < N_SEQ; i++) { /* ours is the third: rows of others lie on both sides */
+        if (qn_seq_new(&s[i], e, &err))
+            fail_msg("%s", err.text);
+        if (i == 2)
+            spans[n_spans++] = (struct qn_span){.seq = s[i], .ids = ids, .n = N_IDS, .logits = QN_LOGITS_ALL};
+        else if (w->company)
+            spans[n_spans++] = (struct qn_span){.seq = s[i], .ids = ids + 7 * i, .n = 33 + 50 * i};
+    }
+    float *logits = malloc(N_IDS * (size_t)info.n_vocab * sizeof *logits);
+    assert_non_null(logits);
+    if (qn_eval(e, spans, n_spans, logits, &err))
+        fail_msg("%s", err.text);
+    uint64_t h = XXH3_64bits(logits, N_IDS * (size_t)info.n_vocab * sizeof *logits);
+    free(logits);
+    for (int i = 0; i < N_SEQ; i++)
+        qn_seq_free(s[i]);
+    qn_close(e);
+    return h;
+}
+
+static void assert_hash(const struct model *m, const char *file, const struct way *w)
+{
+    uint64_t h = hash_way(file, w);
+    if (h != m->hash)
+        fail_msg("%s: %d threads, ubatch %d, %s, level %s: logits hash %016llx, not %016llx", m->name, w->threads,
+                 w->ubatch, w->company ? "in company" : "alone", w->isa ? w->isa : "auto", (unsigned long long)h,
+                 (unsigned long long)m->hash);
+}
+
+/* NULL where the model is not there. */
+static const char *model_file(const struct model *m) { return m->data ? test_data(m->data) : test_oracle(m->oracle); }
+
+static void test_pinned(void **state)
+{
+    const struct model *m = *state;
+    const char *file = model_file(m);
+    if (!file)
+        skip();
+    assert_hash(m, file, &(struct way){2, 512, false, NULL});
+}
+
+static void every_way(const struct model *m, const char *file)
+{
+    static const int threads[] = {1, 2, 3, 5, 8}, ubatch[] = {1, 7, 64, 512};
+    for (const char *const *level = simd_levels(); *level; level++)
+        for (int t = 0; t < 5; t++)
+            for (int u = 0; u < 4; u++)
+                for (int company = 0; company < 2; company++)
+                    assert_hash(m, file, &(struct way){threads[t], ubatch[u], company, *level});
+}
+
+static void test_ways(void **state)
+{
+    static const struct way ways[] = {
+        {1, 512, false, NULL}, {2, 64, true, NULL}, {3, 7, false, NULL},  {5, 512, true, NULL},  {8, 64, false, NULL},
+        {2, 1, false, NULL},   {1, 7, true, NULL},  {3, 512, true, NULL}, {8, 512, false, NULL},
+    };
+    const struct model *m = *state;
+    const char *file = model_file(m);
+    if (!file)
+        skip();
+    if (getenv("QUERN_LONG")) {
+        every_way(m, file);
+        return;
+    }
+    for (size_t i = 0; i < sizeof ways / sizeof *ways; i++)
+        assert_hash(m, file, &ways[i]);
+    for (const char *const *level = simd_levels(); *level; level++)
+        assert_hash(m, file, &(struct way){2, 64, false, *level});
+}
+
+/* An argument chooses tests by a pattern, e.g. 'bits/pinned*'. */
+int main(int argc, char **argv)
+{
+    const struct CMUnitTest tests[] = {
+        {"bits/pinned_q4_k_m", test_pinned, NULL, NULL, (void *)&models[0]},
+        {"bits/pinned_iq4_xs", test_pinned, NULL, NULL, (void *)&models[1]},
+        {"bits/pinned_q8_0", test_pinned, NULL, NULL, (void *)&models[2]},
+        {"bits/ways_q4_k_m", test_ways, NULL, NULL, (void *)&models[0]},
+        {"bits/ways_iq4_xs", test_ways, NULL, NULL, (void *)&models[1]},
+        {"bits/ways_q8_0", test_ways, NULL, NULL, (void *)&models[2]},
+    };
+    if (argc > 1)
+        cmocka_set_test_filter(argv[1]);
+    return cmocka_run_group_tests_name("bits", tests, NULL, NULL);
+}
