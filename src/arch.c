@@ -13,7 +13,9 @@ enum {
     A_MOE = 4, /* routed experts */
     A_SHARED = 8, /* shared expert */
     A_NORM_ROPE = 16, /* rope pairs are adjacent (permuted rows) */
-    A_V_TILED = 32 /* value heads in tiled order */
+    A_V_TILED = 32, /* value heads in tiled order */
+    A_QK_NORM = 64, /* norms of queries and keys */
+    A_QKV_BIAS = 128 /* biases of queries, keys and values */
 };
 
 struct arch {
@@ -22,12 +24,12 @@ struct arch {
 };
 
 static const struct arch archs[] = {
-    {"qwen3next", A_DELTA | A_GATED | A_MOE | A_SHARED},
-    {"qwen35", A_DELTA | A_GATED | A_V_TILED},
-    {"qwen35moe", A_DELTA | A_GATED | A_MOE | A_SHARED | A_V_TILED},
-    {"qwen3", 0},
-    {"qwen3moe", A_MOE},
-    {"qwen2", 0},
+    {"qwen3next", A_DELTA | A_GATED | A_QK_NORM | A_MOE | A_SHARED},
+    {"qwen35", A_DELTA | A_GATED | A_QK_NORM | A_V_TILED},
+    {"qwen35moe", A_DELTA | A_GATED | A_QK_NORM | A_MOE | A_SHARED | A_V_TILED},
+    {"qwen3", A_QK_NORM},
+    {"qwen3moe", A_QK_NORM | A_MOE},
+    {"qwen2", A_QKV_BIAS},
     {"llama", A_NORM_ROPE},
 };
 enum { N_ARCHS = sizeof archs / sizeof *archs };
@@ -54,6 +56,9 @@ static const struct {
     {"expert_weights_norm", 1}, /* the chosen experts' weights sum to 1 */
     {"leading_dense_block_count", 0},
     {"use_parallel_residual", 0},
+    {"rope.scale_linear", 1},
+    {"rope.scaling.yarn_ext_factor", 1},
+    {"rope.scaling.yarn_log_multiplier", 0},
 };
 
 struct reader {
@@ -94,8 +99,17 @@ static int want_int(struct reader *r, const char *suffix, int64_t min, int64_t m
 static int want_f32(struct reader *r, const char *suffix, float *out)
 {
     int got = gguf_get_f32(r->g, key_of(r, suffix), out, r->err);
-    if (got > 0 && !isfinite(*out))
-        return fail(r->err, QN_E_FORMAT, "%s: key %s is %g", r->g->path, r->key, (double)*out);
+    return got < 0 ? got : 0;
+}
+
+static int read_eps(struct reader *r, float *eps)
+{
+    int got = gguf_get_f32(r->g, key_of(r, "attention.layer_norm_rms_epsilon"), eps, r->err);
+    if (got == 0)
+        return fail(r->err, QN_E_FORMAT, "%s: key %s is missing", r->g->path, r->key);
+    if (got > 0 && (*eps <= 0.0f || *eps > 1.0f))
+        return fail(r->err, QN_E_FORMAT, "%s: key %s is %g, above 0 and up to 1 are allowed", r->g->path, r->key,
+                    (double)*eps);
     return got < 0 ? got : 0;
 }
 
@@ -140,6 +154,8 @@ static int read_attention(struct reader *r, struct hparams *hp, const struct arc
         return fail(r->err, QN_E_FORMAT, "%s: attention.head_count %d is not a multiple of head_count_kv %d",
                     r->g->path, hp->n_head, hp->n_head_kv);
     hp->gated = a->flags & A_GATED;
+    hp->qk_norm = a->flags & A_QK_NORM;
+    hp->qkv_bias = a->flags & A_QKV_BIAS;
     return 0;
 }
 
@@ -177,7 +193,7 @@ static int read_rope(struct reader *r, struct hparams *hp, const struct arch *a)
     return 0;
 }
 
-static int override_rope(struct hparams *hp, const struct rope_override *o, const char *path, struct qn_error *err)
+static int override_rope(struct hparams *hp, const struct rope_override *o, struct qn_error *err)
 {
     if (o->scaling) {
         if (!strcmp(o->scaling, "none"))
@@ -196,10 +212,24 @@ static int override_rope(struct hparams *hp, const struct rope_override *o, cons
         if (hp->scaling == ROPE_NONE && !o->scaling)
             hp->scaling = ROPE_LINEAR;
     }
+    return 0;
+}
+
+static int check_rope(const struct hparams *hp, const struct rope_override *o, const char *path, struct qn_error *err)
+{
     if (!(hp->freq_base > 0.0f) || !isfinite(hp->freq_base))
-        return fail(err, QN_E_FORMAT, "%s: rope.freq_base is %g", path, (double)hp->freq_base);
+        return fail(err, o->freq_base != 0.0f ? QN_E_ARGUMENT : QN_E_FORMAT, "%s: rope.freq_base is %g", path,
+                    (double)hp->freq_base);
     if (!(hp->rope_factor > 0.0f) || !isfinite(hp->rope_factor))
-        return fail(err, QN_E_FORMAT, "%s: rope.scaling.factor is %g", path, (double)hp->rope_factor);
+        return fail(err, o->factor != 0.0f ? QN_E_ARGUMENT : QN_E_FORMAT, "%s: rope.scaling.factor is %g", path,
+                    (double)hp->rope_factor);
+    if (hp->scaling != ROPE_YARN)
+        return 0;
+    if (!(hp->yarn_beta_fast > 0.0f) || !(hp->yarn_beta_slow > 0.0f))
+        return fail(err, QN_E_FORMAT, "%s: rope.scaling.yarn_beta_fast is %g, yarn_beta_slow is %g", path,
+                    (double)hp->yarn_beta_fast, (double)hp->yarn_beta_slow);
+    if (!(hp->freq_base > 1.0f))
+        return fail(err, QN_E_FORMAT, "%s: rope.freq_base is %g, yarn needs more than 1", path, (double)hp->freq_base);
     return 0;
 }
 
@@ -291,17 +321,15 @@ int arch_read(struct hparams *hp, const struct gguf *g, const struct rope_overri
     if (check_fixed_keys(&r) || need_int(&r, "block_count", 1, 4096, &blocks) ||
         want_int(&r, "nextn_predict_layers", 0, 4096, &hp->n_nextn) ||
         need_int(&r, "context_length", 1, INT32_MAX, &hp->n_ctx_train) ||
-        need_int(&r, "embedding_length", 16, 1 << 20, &hp->n_embd) ||
-        want_f32(&r, "attention.layer_norm_rms_epsilon", &hp->eps))
+        need_int(&r, "embedding_length", 16, 1 << 20, &hp->n_embd) || read_eps(&r, &hp->eps))
         return err->code;
-    if (!(hp->eps > 0.0f) || hp->eps > 1.0f)
-        return fail(err, QN_E_FORMAT, "%s: %s.attention.layer_norm_rms_epsilon is missing or %g", g->path, a->name,
-                    (double)hp->eps);
+    if (hp->n_embd % 16)
+        return fail(err, QN_E_UNSUPPORTED, "%s: embedding_length %d is not a multiple of 16", g->path, hp->n_embd);
     if (hp->n_nextn >= blocks)
         return fail(err, QN_E_FORMAT, "%s: nextn_predict_layers is %d of block_count %d", g->path, hp->n_nextn, blocks);
     hp->n_layer = blocks - hp->n_nextn;
-    if (read_attention(&r, hp, a) || read_rope(&r, hp, a) || override_rope(hp, o, g->path, err) ||
-        read_experts(&r, hp, a) || read_delta(&r, hp, a))
+    if (read_attention(&r, hp, a) || read_rope(&r, hp, a) || override_rope(hp, o, err) ||
+        check_rope(hp, o, g->path, err) || read_experts(&r, hp, a) || read_delta(&r, hp, a))
         return err->code;
     return 0;
 }

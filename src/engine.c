@@ -71,7 +71,7 @@ static int pack_all(struct qn_engine *e, const struct qn_options *o, struct qn_e
     pool_run(e->pool, e->n_threads_batch > e->n_threads ? e->n_threads_batch : e->n_threads, pack_worker, &p);
     model_pack_done(&e->model);
     if (atomic_load_explicit(&p.cancelled, memory_order_relaxed))
-        return fail(err, QN_E_CANCELLED, "loading was cancelled");
+        return fail(err, QN_E_CANCELLED, "%s: loading was cancelled", e->gguf->path);
     return 0;
 }
 
@@ -131,25 +131,43 @@ static void describe(struct qn_engine *e)
              unit, quant_type_find(most)->name);
 }
 
+/* Bytes that a context of n_ctx positions takes; sets e->n_ctx.  In double: what a file asks for may not fit a size_t. */
+struct memory {
+    double weights, step, seqs, total;
+};
+
+static struct memory memory_of(struct qn_engine *e, int n_ctx)
+{
+    e->n_ctx = n_ctx;
+    state_sizes(e);
+    double kv = (double)e->kv_head_bytes * e->model.hp.n_head_kv * e->model.n_attn;
+    struct memory m = {.weights = (double)e->model.packed_used,
+                       .step = (double)step_bytes(e),
+                       .seqs = (kv + (double)e->state_bytes + (double)e->conv_bytes) * e->n_seq};
+    m.total = m.weights + m.step + m.seqs;
+    return m;
+}
+
 /* Refuses what cannot fit before anything is touched, and says what would. */
 static int check_memory(struct qn_engine *e, struct qn_error *err)
 {
-    const double mib = 1024.0 * 1024.0;
-    size_t have = mem_available(), per_seq = e->kv_bytes + e->state_bytes + e->conv_bytes;
-    double weights = (double)e->model.packed_used, step = (double)step_bytes(e), seqs = (double)per_seq * e->n_seq;
-    if (weights + step + seqs <= (double)have)
+    const double mib = 1024.0 * 1024.0, have = (double)mem_available();
+    int wanted = e->n_ctx, fits = 0, too_much = wanted;
+    struct memory m = memory_of(e, wanted);
+    if (m.total <= have)
         return 0;
-    double fixed = weights + step + ((double)e->state_bytes + (double)e->conv_bytes) * e->n_seq;
-    double fits = e->kv_bytes ? ((double)have - fixed) / ((double)e->kv_bytes * e->n_seq) * e->n_ctx : 0.0;
-    if (fits < 1.0)
+    while (too_much - fits > 1) {
+        int n = fits + (too_much - fits) / 2;
+        *(memory_of(e, n).total <= have ? &fits : &too_much) = n;
+    }
+    if (fits == 0)
         return fail(err, QN_E_MEMORY, "%s needs %.0f MiB for weights and %.0f MiB beside, %.0f MiB are available",
-                    e->gguf->path, weights / mib, (step + seqs) / mib, (double)have / mib);
-    return fail(
-        err, QN_E_MEMORY,
-        "a context of %d tokens for %d sequence%s needs %.0f MiB (weights %.0f, step %.0f, KV and states %.0f), "
-        "%.0f MiB are available; a context of %d fits",
-        e->n_ctx, e->n_seq, e->n_seq > 1 ? "s" : "", (weights + step + seqs) / mib, weights / mib, step / mib,
-        seqs / mib, (double)have / mib, (int)(fits * 0.95));
+                    e->gguf->path, m.weights / mib, (m.step + m.seqs) / mib, have / mib);
+    return fail(err, QN_E_MEMORY,
+                "%s: a context of %d tokens for %d sequence%s needs %.0f MiB (weights %.0f, step %.0f, KV and states "
+                "%.0f), %.0f MiB are available; a context of %d fits",
+                e->gguf->path, wanted, e->n_seq, e->n_seq > 1 ? "s" : "", m.total / mib, m.weights / mib, m.step / mib,
+                m.seqs / mib, have / mib, fits - fits / 20);
 }
 
 static int open_tensors(struct qn_engine *e, const struct qn_options *o, struct qn_error *err)
@@ -159,7 +177,9 @@ static int open_tensors(struct qn_engine *e, const struct qn_options *o, struct 
         return err->code;
     if (e->n_ctx == 0)
         e->n_ctx = e->model.hp.n_ctx_train < 4096 ? e->model.hp.n_ctx_train : 4096;
-    state_sizes(e);
+    if (text_n_vocab(e->text) > e->model.hp.n_vocab)
+        return fail(err, QN_E_FORMAT, "%s: tokenizer.ggml.tokens has %d entries, token_embd.weight only %d rows",
+                    e->gguf->path, text_n_vocab(e->text), e->model.hp.n_vocab);
     describe(e);
     int n_workers = e->n_threads > e->n_threads_batch ? e->n_threads : e->n_threads_batch;
     if (check_memory(e, err) || pool_open(&e->pool, n_workers, !o->no_numa, &e->log, err) || pack_all(e, o, err) ||
@@ -177,8 +197,7 @@ int qn_open(qn_engine **out, const struct qn_options *o, struct qn_error *err)
     if (!o->model)
         fail(err, QN_E_ARGUMENT, "no model file was given");
     else if (!settings(e, o, err) && !gguf_open(&e->gguf, o->model, o->vocab_only, err) &&
-             !text_open(&e->text, e->gguf, o, err) && (o->vocab_only || !open_tensors(e, o, err)) &&
-             !text_check(e->text, o->vocab_only ? 0 : e->model.hp.n_vocab, err)) {
+             !text_open(&e->text, e->gguf, o, err) && (o->vocab_only || !open_tensors(e, o, err))) {
         *out = e;
         return 0;
     }
@@ -229,6 +248,8 @@ static int check_spans(qn_engine *e, const struct qn_span *spans, int n_spans, c
 {
     if (e->vocab_only)
         return fail(err, QN_E_ARGUMENT, "the model was opened for its vocabulary only");
+    if (n_spans < 0)
+        return fail(err, QN_E_ARGUMENT, "the number of spans is %d", n_spans);
     int code = 0, marked = 0;
     for (; marked < n_spans && !code; marked++) {
         const struct qn_span *sp = &spans[marked];
@@ -244,6 +265,9 @@ static int check_spans(qn_engine *e, const struct qn_span *spans, int n_spans, c
         else if (sp->n > e->n_ctx - sp->seq->n)
             code = fail(err, QN_E_NOSPACE, "the context is full: %d tokens are there, %d more do not fit into %d",
                         sp->seq->n, sp->n, e->n_ctx);
+        else if ((unsigned)sp->logits > QN_LOGITS_ALL)
+            code = fail(err, QN_E_ARGUMENT, "span %d: logits is %d, allowed are 0 to %d", marked, (int)sp->logits,
+                        QN_LOGITS_ALL);
         else if (sp->logits != QN_LOGITS_NONE && !logits)
             code = fail(err, QN_E_ARGUMENT, "span %d: logits are wanted, but there is no room for them", marked);
         for (int i = 0; !code && i < sp->n; i++)

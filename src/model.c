@@ -266,6 +266,28 @@ static int bind_ffn(struct binder *b, struct ffn_weights *f)
     return 0;
 }
 
+/* Biases and norms that the family does not have are left unbound, and so refused. */
+static int bind_attn_vectors(struct binder *b, struct attn_weights *a, int64_t q_rows, int64_t kv_rows)
+{
+    const struct hparams *hp = &b->m->hp;
+    const struct {
+        const char *name;
+        int64_t n;
+        const float **out;
+        bool known, needed;
+    } v[] = {
+        {"attn_q.bias", q_rows, &a->q_bias, !hp->gated, hp->qkv_bias},
+        {"attn_k.bias", kv_rows, &a->k_bias, !hp->gated, hp->qkv_bias},
+        {"attn_v.bias", kv_rows, &a->v_bias, !hp->gated, hp->qkv_bias},
+        {"attn_q_norm.weight", hp->head_dim, &a->q_norm, hp->qk_norm, hp->qk_norm},
+        {"attn_k_norm.weight", hp->head_dim, &a->k_norm, hp->qk_norm, hp->qk_norm},
+    };
+    for (size_t i = 0; i < sizeof v / sizeof *v; i++)
+        if (v[i].known && (v[i].needed ? bind_vector : want_vector)(b, v[i].name, v[i].n, v[i].out))
+            return b->err->code;
+    return 0;
+}
+
 static int bind_attn(struct binder *b, struct attn_weights *a)
 {
     const struct hparams *hp = &b->m->hp;
@@ -274,10 +296,7 @@ static int bind_attn(struct binder *b, struct attn_weights *a)
     int64_t q_all = q_rows * (hp->gated ? 2 : 1);
     if (bind_matrix(b, "attn_q.weight", h, q_all, &a->q) || bind_matrix(b, "attn_k.weight", h, kv_rows, &a->k) ||
         bind_matrix(b, "attn_v.weight", h, kv_rows, &a->v) ||
-        bind_matrix(b, "attn_output.weight", q_rows, h, &a->out) || want_vector(b, "attn_q.bias", q_all, &a->q_bias) ||
-        want_vector(b, "attn_k.bias", kv_rows, &a->k_bias) || want_vector(b, "attn_v.bias", kv_rows, &a->v_bias) ||
-        want_vector(b, "attn_q_norm.weight", hp->head_dim, &a->q_norm) ||
-        want_vector(b, "attn_k_norm.weight", hp->head_dim, &a->k_norm))
+        bind_matrix(b, "attn_output.weight", q_rows, h, &a->out) || bind_attn_vectors(b, a, q_rows, kv_rows))
         return b->err->code;
     return 0;
 }
@@ -288,7 +307,8 @@ static int bind_delta_in(struct binder *b, struct delta_weights *d)
     const struct hparams *hp = &b->m->hp;
     int64_t h = hp->n_embd, dim = hp->ssm_dim, key = hp->n_k_head * dim, value = hp->n_v_head * dim,
             ratio = hp->n_v_head / hp->n_k_head;
-    const struct gguf_tensor *t = find(b, "ssm_in.weight");
+    /* where value heads are tiled there is no old form */
+    const struct gguf_tensor *t = hp->v_tiled ? NULL : find(b, "ssm_in.weight");
     if (!t)
         return bind_matrix(b, "attn_qkv.weight", h, 2 * key + value, &d->qkv) ||
                        bind_matrix(b, "attn_gate.weight", h, value, &d->z)
@@ -310,18 +330,20 @@ static int bind_delta_in(struct binder *b, struct delta_weights *d)
     return 0;
 }
 
-/* ssm_beta and ssm_alpha, or ssm_ba with the rows of a key head together: b of its v heads, a of its v heads. */
+/* Tiled value heads: ssm_beta and ssm_alpha; else ssm_ba, rows of a key head together: b of its v heads, a of its v heads. */
 static int bind_delta_gates(struct binder *b, struct delta_weights *d)
 {
     const struct hparams *hp = &b->m->hp;
     int64_t h = hp->n_embd, ratio = hp->n_v_head / hp->n_k_head;
-    const struct gguf_tensor *t = find(b, "ssm_ba.weight");
-    if (!t)
+    if (hp->v_tiled)
         return bind_matrix(b, "ssm_beta.weight", h, hp->n_v_head, &d->beta) ||
                        bind_matrix(b, "ssm_alpha.weight", h, hp->n_v_head, &d->alpha)
                    ? b->err->code
                    : 0;
+    const struct gguf_tensor *t = find(b, "ssm_ba.weight");
     struct mat_experts beta, alpha;
+    if (!t)
+        return missing(b);
     if (check_shape(b, t, h, 2 * hp->n_v_head, 1) ||
         place(b, t, hp->n_v_head, 1, 0, (struct rows_from){.first = 0, .run = ratio, .jump = 2 * ratio}, &beta) ||
         place(b, t, hp->n_v_head, 1, 0, (struct rows_from){.first = ratio, .run = ratio, .jump = 2 * ratio}, &alpha))
@@ -346,9 +368,7 @@ static int bind_delta(struct binder *b, struct delta_weights *d)
 static int bind_layer(struct binder *b, struct layer *l)
 {
     const struct hparams *hp = &b->m->hp;
-    /* the norm in front of the feed-forward part has one of two names */
-    const char *ffn_norm =
-        gguf_tensor_find(b->m->gguf, name_of(b, "ffn_norm.weight")) ? "ffn_norm.weight" : "post_attention_norm.weight";
+    const char *ffn_norm = hp->n_v_head ? "post_attention_norm.weight" : "ffn_norm.weight";
     if (bind_vector(b, "attn_norm.weight", hp->n_embd, &l->mixer_norm) ||
         bind_vector(b, ffn_norm, hp->n_embd, &l->ffn_norm))
         return b->err->code;

@@ -22,6 +22,8 @@ struct hparams {
     /* attention */
     int n_head, n_head_kv, head_dim;
     bool gated; /* attn_q rows of a head: head_dim query, head_dim gate */
+    bool qk_norm; /* queries and keys are normed per head */
+    bool qkv_bias; /* biases must be there; without it, and not gated, they may be */
 
     /* rope */
     int n_rot; /* rotated dimensions of a head */

@@ -78,7 +78,7 @@ struct step {
     float *logits; /* [n_out][n_vocab], the caller's */
     float *
         trace; /* tests: [n_layer + 1][n_rows][n_embd] receives x in front of each layer and behind the last, or NULL */
-    atomic_int bad_layer; /* first layer whose input was not a number; INT_MAX = none */
+    atomic_int bad_place; /* norm (see ctx) at which something was not a number first; INT_MAX = none */
 
     float *x; /* [n_ubatch][n_embd] residual stream */
     float *norm; /* [n_ubatch][n_embd] normed rows */
@@ -139,7 +139,8 @@ struct ctx {
     struct worker *w;
     struct worker_scratch *mine;
     int next_task; /* counters used so far, the same on every worker */
-    int layer; /* for messages */
+    int layer; /* for trace() */
+    int n_norms; /* behind us: 2 l at the mixer of layer l, 2 l + 1 at its feed-forward part, then the last, then the head */
 };
 
 /* Allocates all scratch; sizes from the model and e's settings. */

@@ -155,12 +155,12 @@ void step_quantize(const struct ctx *c, const float *x, int64_t cols, struct act
         c->e->ops.quantize(x, cols, out);
 }
 
-/* Remembers the first layer whose input is not a number. */
+/* Remembers the first place where something was not a number. */
 static void note_bad(struct ctx *c)
 {
-    int layer = c->layer;
-    int seen = atomic_load_explicit(&c->s->bad_layer, memory_order_relaxed);
-    while (layer < seen && !atomic_compare_exchange_weak_explicit(&c->s->bad_layer, &seen, layer, memory_order_relaxed,
+    int place = c->n_norms;
+    int seen = atomic_load_explicit(&c->s->bad_place, memory_order_relaxed);
+    while (place < seen && !atomic_compare_exchange_weak_explicit(&c->s->bad_place, &seen, place, memory_order_relaxed,
                                                                   memory_order_relaxed))
         ;
 }
@@ -182,6 +182,7 @@ static struct acts norm_rows(struct ctx *c, const float *w, const int32_t *row, 
             note_bad(c);
         step_quantize(c, norm + i * h, h, act + i * (h / QUANT_GROUP));
     }
+    c->n_norms++;
     if (!own)
         meet(c);
     return (struct acts){.f = norm, .q = act, .n = n, .cols = h};
@@ -349,12 +350,14 @@ int step_run(struct qn_engine *e, struct qn_error *err)
     struct step *s = &e->step;
     for (int i = 0; i < s->n_task; i++)
         atomic_store_explicit(&s->task[(size_t)i * TASK_STRIDE], 0, memory_order_relaxed);
-    atomic_store_explicit(&s->bad_layer, INT_MAX, memory_order_relaxed);
+    atomic_store_explicit(&s->bad_place, INT_MAX, memory_order_relaxed);
     pool_run(e->pool, s->n_rows <= e->n_seq ? e->n_threads : e->n_threads_batch, step_worker, e);
-    int bad = atomic_load_explicit(&s->bad_layer, memory_order_relaxed);
+    int bad = atomic_load_explicit(&s->bad_place, memory_order_relaxed), n_layer = e->model.hp.n_layer;
     if (bad == INT_MAX)
         return 0;
-    if (bad == e->model.hp.n_layer)
-        return fail(err, QN_E_NUMERIC, "logits are not numbers: first seen behind the last layer");
-    return fail(err, QN_E_NUMERIC, "logits are not numbers: first seen at the input of layer %d", bad);
+    if (bad < 2 * n_layer)
+        return fail(err, QN_E_NUMERIC, "%s: logits are not numbers: first seen in layer %d, at the norm of its %s",
+                    e->gguf->path, bad / 2, bad % 2 ? "feed-forward part" : "mixer");
+    return fail(err, QN_E_NUMERIC, "%s: logits are not numbers: first seen at the %s", e->gguf->path,
+                bad == 2 * n_layer ? "last norm" : "output matrix");
 }

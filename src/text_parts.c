@@ -79,14 +79,6 @@ void text_close(struct text_parts *t)
     free(t);
 }
 
-int text_check(struct text_parts *t, int n_vocab, struct qn_error *err)
-{
-    if (n_vocab && t->n_vocab > n_vocab)
-        return fail(err, QN_E_FORMAT, "tokenizer.ggml.tokens has %d entries, token_embd.weight only %d rows",
-                    t->n_vocab, n_vocab);
-    return 0;
-}
-
 int text_n_vocab(const struct text_parts *t) { return t->n_vocab; }
 
 void text_info(const struct text_parts *t, struct qn_model_info *out)

@@ -9,8 +9,6 @@ struct text_parts;
 
 int text_open(struct text_parts **out, const struct gguf *g, const struct qn_options *o, struct qn_error *err);
 void text_close(struct text_parts *t); /* NULL is fine */
-/* The vocabulary may not be larger than the n_vocab rows of the embeddings; 0 = not known. */
-int text_check(struct text_parts *t, int n_vocab, struct qn_error *err);
 int text_n_vocab(const struct text_parts *t);
 /* Fills in the ids and flags that come from the file's tokenizer keys. */
 void text_info(const struct text_parts *t, struct qn_model_info *out);
