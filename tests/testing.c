@@ -97,3 +97,12 @@ void test_write(const char *path, const void *data, size_t size)
         abort();
     }
 }
+
+void test_write_sparse(const char *path, const void *data, size_t size, size_t length)
+{
+    test_write(path, data, size);
+    if (truncate(path, (off_t)length) != 0) {
+        perror(path);
+        abort();
+    }
+}

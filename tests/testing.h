@@ -19,5 +19,7 @@ const char *test_tmp(const char *name);
 /* A whole file, malloc, with a NUL behind it; NULL when it cannot be read. */
 char *test_read(const char *path, size_t *size);
 void test_write(const char *path, const void *data, size_t size); /* aborts when it cannot */
+/* The same with size bytes of data and zeros up to length, which take no room on the disk. */
+void test_write_sparse(const char *path, const void *data, size_t size, size_t length);
 
 #endif
