@@ -315,7 +315,8 @@ static void test_mul(int id)
         run_case(t, &k);
     }
     for (int w = 0; w < N_WIDTH + N_FLOAT_WIDTH; w++, i++) {
-        struct mul_case k = some_case(t, some_width(t, w), 1 + kern_below(6), kern_below(1000));
+        int n = 1 + kern_below(6);
+        struct mul_case k = some_case(t, some_width(t, w), n, kern_below(1000));
         run_case(t, &k);
     }
     static const int many[] = {48, 63, 64, 65, 128, 130};
