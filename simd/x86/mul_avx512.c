@@ -46,11 +46,15 @@ static ALWAYS_INLINE vf f_f16(const void *p) { return _mm512_cvtph_ps(_mm256_loa
 static ALWAYS_INLINE vf f_load(const float *p) { return _mm512_loadu_ps(p); }
 static ALWAYS_INLINE void f_store(float *p, vf x) { _mm512_storeu_ps(p, x); }
 
+/* Two chains: with one, waiting dots fill the scheduler. */
 static ALWAYS_INLINE vi v_dot(vi s, const vi *w, int n, const int8_t *a, int wmax)
 {
-    LANES_FOR (j, n)
-        s = _mm512_dpbusd_epi32(s, w[j], _mm512_set1_epi32(load_4(a + 4 * j)));
-    return s;
+    vi t = v_set(0);
+    LANES_FOR (j, n / 2) {
+        s = _mm512_dpbusd_epi32(s, w[2 * j], v_set(load_4(a + 8 * j)));
+        t = _mm512_dpbusd_epi32(t, w[2 * j + 1], v_set(load_4(a + 8 * j + 4)));
+    }
+    return v_add(s, t);
 }
 
 /* x: rows 0..7, y: rows 8..15, 8 bytes each. */
