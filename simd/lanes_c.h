@@ -13,7 +13,7 @@ typedef struct {
     uint8_t v[LANES];
 } lm;
 
-enum { LANES_ACC = 8 }; /* accumulators that a kernel should keep at once */
+enum { LANES_ACC = 4 }; /* accumulators that a kernel should keep at once */
 
 #define LANES_EACH(T, expr) \
     T out; \
