@@ -255,9 +255,10 @@ static bool answer(struct chat *c)
     }
     c->answer.n = c->thought.n = 0;
     c->thought_shown = false;
-    interrupt_clear();
     interrupt_catch(true);
     int rc = advance(c, ids, n, &err);
+    if (!rc && interrupted())
+        rc = 1;
     if (!rc)
         rc = ensure_sampler(c, ids, n, &err);
     free(ids);
@@ -439,7 +440,6 @@ static void do_load(struct chat *c, const char *arg)
     qn_sampler_free(c->sampler);
     c->sampler = NULL;
     c->sampling.stream = 0;
-    interrupt_clear();
     interrupt_catch(true);
     int rc = n ? advance(c, ids, n, &err) : 0;
     if (!c->editor)

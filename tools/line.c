@@ -100,7 +100,7 @@ static int read_line(struct line_editor *l, const char *prompt, struct text *t)
     l->prompt = prompt;
     interrupt_clear();
     const char *line = el_gets(l->el, &n);
-    if (interrupted()) {
+    if (interrupted() && !line) { /* behind a whole line it is meant for the answer */
         interrupt_clear();
         el_reset(l->el);
         out_text("\n");
