@@ -203,6 +203,8 @@ struct node {
     struct val value;
     struct node *a, *b, *c;
     struct node_list list, list2;
+    const struct str **hidden; /* [n_hidden] names that its scope makes undefined at first: see template_scope.c */
+    size_t n_hidden, hidden_cap;
 };
 
 enum tpl_tok {

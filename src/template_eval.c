@@ -8,10 +8,19 @@
 
 /* ---- scopes */
 
-static struct scope *scope_new(struct tpl *t, struct scope *parent)
+static void scope_clear(struct tpl *t, struct scope *s, const struct node *n)
+{
+    s->n = 0;
+    for (size_t i = 0; i < n->n_hidden; i++)
+        tpl_scope_set(t, s, n->hidden[i], (struct val){.type = T_MISSING});
+}
+
+/* The scope that node n opens. */
+static struct scope *scope_new(struct tpl *t, struct scope *parent, const struct node *n)
 {
     struct scope *s = tpl_alloc(t, sizeof *s);
     s->parent = parent;
+    scope_clear(t, s, n);
     return s;
 }
 
@@ -33,7 +42,7 @@ struct val eval_name(struct tpl *t, const struct scope *s, const struct str *nam
         tpl_step(t, s->n / 16);
         for (size_t i = 0; i < s->n; i++)
             if (s->v[i].name == name)
-                return s->v[i].v;
+                return s->v[i].v.type == T_MISSING ? tpl_undef_name(t, name) : s->v[i].v;
     }
     return tpl_undef_name(t, name);
 }
@@ -104,7 +113,8 @@ static bool loop_accepts(struct tpl *t, struct loop *l, struct val v)
 {
     if (!l->filtered)
         return true;
-    struct scope *s = scope_new(t, l->outer);
+    static const struct node nothing_hidden;
+    struct scope *s = scope_new(t, l->outer, &nothing_hidden);
     assign(t, s, l->node->a, v);
     return tpl_truth(t, eval(t, l->node->c, s));
 }
@@ -180,7 +190,7 @@ static enum flow run_loop(struct tpl *t, const struct node *n, struct scope *out
     *l = (struct loop){.node = n, .outer = outer, .index0 = -1, .depth0 = depth, .length = -1};
     l->src = tpl_items(t, over);
     l->filtered = n->c != NULL;
-    struct scope *s = scope_new(t, outer);
+    struct scope *s = scope_new(t, outer, n);
     bool completed = false; /* as in Jinja, `else` also runs when every turn was cut short */
     for (;;) {
         struct val v = loop_peek(t, l);
@@ -191,8 +201,8 @@ static enum flow run_loop(struct tpl *t, const struct node *n, struct scope *out
         l->cur = v;
         l->index0++;
         if (s->kept)
-            s = scope_new(t, outer);
-        s->n = 0;
+            s = scope_new(t, outer, n);
+        scope_clear(t, s, n);
         tpl_scope_set(t, s, t->loop_name, (struct val){.type = T_LOOP, .u.loop = l});
         assign(t, s, n->a, v);
         enum flow f = exec_list(t, &n->list, s);
@@ -200,7 +210,7 @@ static enum flow run_loop(struct tpl *t, const struct node *n, struct scope *out
         if (f == FLOW_BREAK)
             break;
     }
-    return completed ? FLOW_NEXT : exec_list(t, &n->list2, scope_new(t, outer));
+    return completed ? FLOW_NEXT : exec_list(t, &n->list2, outer);
 }
 
 struct val eval_recurse(struct tpl *t, struct loop *l, struct val over)
@@ -270,7 +280,7 @@ static void macro_bind(struct tpl *t, const struct macro *m, struct call *c, str
 
 struct val eval_macro(struct tpl *t, const struct macro *m, struct call *c)
 {
-    struct scope *s = scope_new(t, m->scope);
+    struct scope *s = scope_new(t, m->scope, m->node);
     macro_bind(t, m, c, s);
     enum flow f;
     return tpl_strval(capture(t, &m->node->list2, s, &f));
@@ -307,7 +317,7 @@ static enum flow exec_if(struct tpl *t, const struct node *n, struct scope *s)
 
 static enum flow exec_with(struct tpl *t, const struct node *n, struct scope *s)
 {
-    struct scope *inner = scope_new(t, s);
+    struct scope *inner = scope_new(t, s, n);
     for (size_t i = 0; i < n->list.n; i += 2)
         assign(t, inner, n->list.v[i], eval(t, n->list.v[i + 1], s));
     return exec_list(t, &n->list2, inner);
@@ -316,7 +326,7 @@ static enum flow exec_with(struct tpl *t, const struct node *n, struct scope *s)
 static enum flow exec_set_block(struct tpl *t, const struct node *n, struct scope *s)
 {
     struct val v = tpl_none();
-    enum flow f = exec_filtered(t, n, scope_new(t, s), &v);
+    enum flow f = exec_filtered(t, n, scope_new(t, s, n), &v);
     if (f == FLOW_NEXT)
         assign(t, s, n->a, v);
     return f;
@@ -325,7 +335,9 @@ static enum flow exec_set_block(struct tpl *t, const struct node *n, struct scop
 static enum flow exec_filter_block(struct tpl *t, const struct node *n, struct scope *s)
 {
     struct val v = tpl_none();
-    enum flow f = exec_filtered(t, n, scope_new(t, s), &v);
+    enum flow f = exec_filtered(t, n, scope_new(t, s, n), &v);
+    if (f == FLOW_NEXT && v.type != T_STR)
+        tpl_fail(t, "the filters of a block gave '%s', not text", tpl_type_name(v));
     if (f == FLOW_NEXT)
         output(t, v);
     return f;
@@ -373,9 +385,9 @@ static enum flow exec_any(struct tpl *t, const struct node *n, struct scope *s)
     case N_FILTER_BLOCK:
         return exec_filter_block(t, n, s);
     case N_SCOPE:
-        return exec_list(t, &n->list, scope_new(t, s));
+        return exec_list(t, &n->list, scope_new(t, s, n));
     case N_BLOCK: /* a block that is not scoped sees the template's own variables only */
-        return exec_list(t, &n->list, scope_new(t, n->flags ? s : t->top));
+        return exec_list(t, &n->list, scope_new(t, n->flags ? s : t->top, n));
     case N_BREAK:
         return FLOW_BREAK;
     case N_CONTINUE:
@@ -395,4 +407,8 @@ static enum flow exec(struct tpl *t, const struct node *n, struct scope *s)
     return f;
 }
 
-void tpl_run(struct tpl *t, const struct node *root) { exec_list(t, &root->list, t->top); }
+void tpl_run(struct tpl *t, const struct node *root)
+{
+    scope_clear(t, t->top, root);
+    exec_list(t, &root->list, t->top);
+}

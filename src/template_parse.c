@@ -205,23 +205,27 @@ static struct node *parse_target_checked(struct parser *p, struct node *n)
 /* What may stand left of '=' or 'in'. */
 static struct node *parse_target(struct parser *p, const char *end_word, bool attributes)
 {
+    p->in_target = true;
     struct node *n = parse_tuple(p, false, end_word, attributes);
+    p->in_target = false;
     return parse_target_checked(p, n);
 }
 
 static struct node *parse_for(struct parser *p)
 {
     struct node *n = parse_node(p, N_FOR);
+    struct frame *outer = p->frame;
     n->a = parse_target(p, "in", false);
     if (!parse_accept_word(p, "in"))
         parse_fail(p, "in");
     p->no_cond++;
     n->b = parse_tuple(p, true, "recursive", false);
     p->no_cond--;
-    bool soft = p->soft;
-    p->soft = false;
+    frame_open(p, NULL, false);
+    frame_store(p, n->a, true);
     if (parse_accept_word(p, "if"))
         n->c = parse_expression(p);
+    frame_swap(p, outer);
     n->flags = parse_accept_word(p, "recursive");
     grow_height(p, n, n->b);
     grow_height(p, n, n->c);
@@ -229,13 +233,20 @@ static struct node *parse_for(struct parser *p)
     parse_expect(p, TOK_BLOCK_END);
     p->loops++;
     static const char *const ends[] = {"endfor", "else", NULL};
+    frame_open(p, n, false);
+    frame_store(p, n->a, true);
     parse_until(p, n, &n->list, ends);
+    frame_swap(p, outer);
     p->loops--;
-    if (parse_accept_word(p, "else"))
-        parse_body(p, n, &n->list2, "endfor");
-    else
+    if (parse_accept_word(p, "else")) {
+        struct node *other = parse_node(p, N_SCOPE);
+        frame_open(p, other, false);
+        parse_body(p, other, &other->list, "endfor");
+        frame_swap(p, outer);
+        parse_push(p, n, &n->list2, other);
+    } else {
         p->k++;
-    p->soft = soft;
+    }
     return n;
 }
 
@@ -243,8 +254,7 @@ static struct node *parse_if(struct parser *p)
 {
     static const char *const ends[] = {"endif", "elif", "else", NULL};
     struct node *n = parse_node(p, N_IF);
-    bool soft = p->soft;
-    p->soft = true;
+    frame_condition(p, 1);
     for (;;) {
         struct node *branch = parse_node(p, N_BRANCH);
         p->no_cond++;
@@ -266,7 +276,7 @@ static struct node *parse_if(struct parser *p)
         }
         break;
     }
-    p->soft = soft;
+    frame_condition(p, -1);
     return n;
 }
 
@@ -276,11 +286,18 @@ static struct node *parse_filters_of_block(struct parser *p) { return parse_filt
 static struct node *parse_set(struct parser *p)
 {
     int line = p->k->line;
-    struct node *target = parse_target(p, NULL, true);
-    if (parse_accept(p, TOK_ASSIGN))
-        return parse_node_abc(p, N_SET, line, target, parse_tuple(p, true, NULL, false), NULL);
-    struct node *n = parse_node_abc(p, N_SET_BLOCK, line, target, parse_filters_of_block(p), NULL);
+    struct node *target = parse_target(p, NULL, true), *n;
+    if (parse_accept(p, TOK_ASSIGN)) {
+        n = parse_node_abc(p, N_SET, line, target, parse_tuple(p, true, NULL, false), NULL);
+        frame_store(p, target, false);
+        return n;
+    }
+    frame_store(p, target, false);
+    struct frame *outer = p->frame;
+    n = parse_node_abc(p, N_SET_BLOCK, line, target, parse_filters_of_block(p), NULL);
+    frame_open(p, n, false);
     parse_body(p, n, &n->list, "endset");
+    frame_swap(p, outer);
     return n;
 }
 
@@ -294,10 +311,12 @@ static struct node *parse_with(struct parser *p)
         parse_expect(p, TOK_ASSIGN);
         parse_push(p, n, &n->list, parse_expression(p));
     }
-    bool soft = p->soft;
-    p->soft = false;
+    struct frame *outer = p->frame;
+    frame_open(p, n, false);
+    for (size_t i = 0; i < n->list.n; i += 2)
+        frame_store(p, n->list.v[i], true);
     parse_body(p, n, &n->list2, "endwith");
-    p->soft = soft;
+    frame_swap(p, outer);
     return n;
 }
 
@@ -310,6 +329,7 @@ static void parse_signature(struct parser *p, struct node *macro)
             parse_expect(p, TOK_COMMA);
         struct node *param = parse_node(p, N_KEYWORD);
         param->name = parse_name(p);
+        frame_load(p, param->name); /* always there, so never hidden */
         if (parse_accept(p, TOK_ASSIGN)) {
             param->a = parse_expression(p);
             defaults = true;
@@ -326,21 +346,23 @@ static void parse_macro_body(struct parser *p, struct node *macro, const char *e
 {
     struct parser outer = *p;
     p->loops = 0;
-    p->soft = false;
     p->macro_flags = 0;
     parse_body(p, macro, &macro->list2, end);
     macro->flags = p->macro_flags;
     p->macro_flags |= outer.macro_flags;
     p->loops = outer.loops;
-    p->soft = outer.soft;
 }
 
 static struct node *parse_macro(struct parser *p)
 {
     struct node *n = parse_node(p, N_MACRO);
     n->name = parse_name(p);
+    frame_store_name(p, n->name);
+    struct frame *outer = p->frame;
+    frame_open(p, n, false);
     parse_signature(p, n);
     parse_macro_body(p, n, "endmacro");
+    frame_swap(p, outer);
     return n;
 }
 
@@ -348,13 +370,18 @@ static struct node *parse_call_block(struct parser *p)
 {
     struct node *n = parse_node(p, N_CALL_BLOCK), *macro = parse_node(p, N_MACRO);
     macro->name = p->t->caller_name;
+    struct frame *outer = p->frame;
+    frame_open(p, macro, false);
     if (p->k->type == TOK_LPAREN)
         parse_signature(p, macro);
+    struct frame *inner = frame_swap(p, outer);
     n->a = parse_expression(p);
+    frame_swap(p, inner);
     if (n->a->kind != N_CALL)
         tpl_fail(p->t, "a call block needs a call");
     n->b = macro;
     parse_macro_body(p, macro, "endcall");
+    frame_swap(p, outer);
     grow_height(p, n, n->a);
     grow_height(p, n, n->b);
     return n;
@@ -366,10 +393,10 @@ static struct node *parse_filter_block(struct parser *p)
     n->b = parse_one_filter(p, parse_node(p, N_BLOCK_TEXT));
     n->b = parse_filters(p, n->b);
     grow_height(p, n, n->b);
-    bool soft = p->soft;
-    p->soft = false;
+    struct frame *outer = p->frame;
+    frame_open(p, n, false);
     parse_body(p, n, &n->list, "endfilter");
-    p->soft = soft;
+    frame_swap(p, outer);
     return n;
 }
 
@@ -384,12 +411,12 @@ static struct node *parse_block(struct parser *p)
     p->blocks.v[p->blocks.n - 1]->name = n->name;
     n->flags = parse_accept_word(p, "scoped");
     unsigned loops = p->loops;
-    bool soft = p->soft;
+    struct frame *outer = p->frame;
     p->loops = 0;
-    p->soft = false;
+    frame_open(p, n, !n->flags);
     parse_body(p, n, &n->list, "endblock");
+    frame_swap(p, outer);
     p->loops = loops;
-    p->soft = soft;
     if (p->k->type == TOK_NAME && p->k->value.u.s == n->name)
         p->k++;
     return n;
@@ -399,8 +426,11 @@ static struct node *parse_generation(struct parser *p)
 {
     struct node *n = parse_node(p, N_SCOPE);
     unsigned loops = p->loops;
+    struct frame *outer = p->frame;
     p->loops = 0;
+    frame_open(p, n, false);
     parse_body(p, n, &n->list, "endgeneration");
+    frame_swap(p, outer);
     p->loops = loops;
     return n;
 }
@@ -456,6 +486,8 @@ struct node *tpl_parse(struct tpl *t, struct token *tokens)
     t->kwargs_name = tpl_intern(t, "kwargs", 6);
     t->varargs_name = tpl_intern(t, "varargs", 7);
     struct node *root = parse_node(&p, N_BODY);
+    frame_open(&p, root, false);
     parse_until(&p, root, &root->list, NULL);
+    frame_finish(&p);
     return root;
 }

@@ -11,7 +11,8 @@ struct parser {
     struct token *k; /* the current token */
     unsigned loops; /* loops around, within the same macro */
     unsigned no_cond; /* > 0: `a if b` is not an expression here */
-    bool soft; /* inside a condition: an unknown filter or test fails only when it is reached */
+    struct frame *frame, *frames; /* the scope being read, all of them */
+    bool in_target; /* names being read are assigned to */
     struct node *unknown; /* the first unknown one of this statement that no condition stands around */
     unsigned macro_flags; /* MACRO_*: names mentioned in the macro being read */
     struct node_list blocks; /* names of all N_BLOCK so far */
@@ -35,5 +36,16 @@ struct node *parse_expression(struct parser *p);
 struct node *parse_tuple(struct parser *p, bool full, const char *end_word, bool attributes);
 struct node *parse_filters(struct parser *p, struct node *input); /* all of "| name(...)" */
 struct node *parse_one_filter(struct parser *p, struct node *input); /* "name(...)" */
+
+/* template_scope.c.  A frame is what a scope will be when the template runs. */
+void frame_open(struct parser *p, struct node *n, bool isolated);
+struct frame *frame_swap(struct parser *p, struct frame *f); /* goes (back) to f; returns where it was */
+void frame_condition(struct parser *p,
+                     int by); /* +1, -1: under a condition; unknown filters fail when they are reached */
+bool frame_conditional(const struct parser *p);
+void frame_load(struct parser *p, const struct str *name);
+void frame_store(struct parser *p, const struct node *target, bool parameter);
+void frame_store_name(struct parser *p, const struct str *name);
+void frame_finish(struct parser *p); /* fills node.hidden everywhere */
 
 #endif

@@ -192,9 +192,12 @@ static struct node *parse_named(struct parser *p, bool attributes)
         return constant(p, tpl_none());
     if (attributes && parse_accept(p, TOK_DOT)) {
         n->kind = N_NSREF;
+        frame_load(p, n->name);
         n->value = tpl_strval((struct str *)parse_name(p));
         return n;
     }
+    if (!p->in_target)
+        frame_load(p, n->name);
     if (n->name == p->t->caller_name)
         p->macro_flags |= MACRO_CALLER;
     else if (n->name == p->t->kwargs_name)
@@ -400,7 +403,7 @@ static const struct str *dotted_name(struct parser *p)
 
 static void check_named(struct parser *p, struct node *n)
 {
-    if (!n->builtin && !p->soft && !p->unknown)
+    if (!n->builtin && !frame_conditional(p) && !p->unknown)
         p->unknown = n;
 }
 
