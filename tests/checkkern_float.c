@@ -365,6 +365,8 @@ static void attn_bench(void)
         a.m = m;
         a.l = l;
         KERN_BENCH(kind == KV_F16 ? "8 rows, dim 128, f16" : "8 rows, dim 128, f32", kern.now->attn_block(&a));
+        a.n_q = 6;
+        KERN_BENCH(kind == KV_F16 ? "6 rows, dim 128, f16" : "6 rows, dim 128, f32", kern.now->attn_block(&a));
         a.n_q = 1;
         KERN_BENCH(kind == KV_F16 ? "1 row, dim 128, f16" : "1 row, dim 128, f32", kern.now->attn_block(&a));
     }
