@@ -168,7 +168,7 @@ static struct acts gated_norm(struct ctx *c, const struct layer *l, const struct
                               c->e->model.hp.eps);
             c->e->ops.silu_mul(o, z + (size_t)h * (size_t)d->dim, o, d->dim);
         }
-        step_quantize(c, y + (size_t)t * d->value, (int64_t)d->value, act + (size_t)t * (d->value / QUANT_GROUP));
+        step_quantize(c, y + (size_t)t * d->value, (int64_t)d->value, act + t * acts_stride((int64_t)d->value));
     }
     if (!own)
         meet(c);

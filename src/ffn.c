@@ -118,7 +118,7 @@ static void gate_and_up(struct ctx *c, const struct gated_up *g, int tile)
             float *h = g->hidden + (int64_t)(i + j) * width + r0;
             ops->silu_mul(h, c->mine->a + j * FFN_TILE, c->mine->b + j * FFN_TILE, n_rows);
             if (width % QUANT_GROUP == 0)
-                ops->quantize(h, n_rows, g->hidden_act + (int64_t)(i + j) * (width / QUANT_GROUP) + r0 / QUANT_GROUP);
+                ops->quantize(h, n_rows, g->hidden_act + (int64_t)(i + j) * acts_stride(width) + r0 / QUANT_GROUP);
         }
     }
 }
@@ -159,7 +159,7 @@ static void experts_up(struct ctx *c, const struct ffn_weights *f, const struct 
                              .row = r->row + first,
                              .n = r->start[e + 1] - first,
                              .hidden = c->s->hidden + first * width,
-                             .hidden_act = c->s->hidden_act + first * (width / QUANT_GROUP)};
+                             .hidden_act = c->s->hidden_act + first * acts_stride(width)};
         gate_and_up(c, &g, t % tiles);
     }
 }
@@ -188,7 +188,7 @@ static void down_tile(struct ctx *c, const struct ffn_weights *f, const struct r
         int e = r->active[i], first = r->start[e];
         struct mat down = expert(&f->down_exps, e);
         struct acts hidden = {.f = s->hidden + first * width,
-                              .q = s->hidden_act + first * (width / QUANT_GROUP),
+                              .q = s->hidden_act + first * acts_stride(width),
                               .n = r->start[e + 1] - first,
                               .cols = width};
         down_rows(c, &down, &hidden, r->row + first, r->p + first, r0, r1);

@@ -146,7 +146,7 @@ struct cols acts_cols(const struct acts *a, const struct mat *m)
 {
     if (m->type->rule == RULE_FLOAT)
         return (struct cols){.base = a->f, .stride = (size_t)a->cols * sizeof(float), .n = a->n};
-    return (struct cols){.base = a->q, .stride = (size_t)(a->cols / QUANT_GROUP) * sizeof(struct act_group), .n = a->n};
+    return (struct cols){.base = a->q, .stride = (size_t)acts_stride(a->cols) * sizeof(struct act_group), .n = a->n};
 }
 
 void step_quantize(const struct ctx *c, const float *x, int64_t cols, struct act_group *out)
@@ -180,7 +180,7 @@ static struct acts norm_rows(struct ctx *c, const float *w, const int32_t *row, 
         c->e->ops.rmsnorm(norm + i * h, x, w, (int)h, c->e->model.hp.eps);
         if (norm[i * h] != norm[i * h])
             note_bad(c);
-        step_quantize(c, norm + i * h, h, act + i * (h / QUANT_GROUP));
+        step_quantize(c, norm + i * h, h, act + i * acts_stride(h));
     }
     c->n_norms++;
     if (!own)
@@ -198,7 +198,7 @@ struct acts step_mixed(struct ctx *c, int64_t cols)
     if (!few_rows(c))
         pool_share(c->w, s->n_rows, &first, &last);
     for (int64_t t = first; t < last; t++)
-        step_quantize(c, s->mix + t * cols, cols, act + t * (cols / QUANT_GROUP));
+        step_quantize(c, s->mix + t * cols, cols, act + t * acts_stride(cols));
     if (!few_rows(c))
         meet(c);
     return (struct acts){.f = s->mix, .q = act, .n = s->n_rows, .cols = cols};
