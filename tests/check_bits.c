@@ -123,8 +123,10 @@ static void test_ways(void **state)
         every_way(m, file);
         return;
     }
-    for (size_t i = 0; i < sizeof ways / sizeof *ways; i++)
+    for (size_t i = 0; i < (test_quick() ? 2 : sizeof ways / sizeof *ways); i++)
         assert_hash(m, file, &ways[i]);
+    if (test_quick())
+        return;
     for (const char *const *level = simd_levels(); *level; level++)
         assert_hash(m, file, &(struct way){2, 64, false, *level});
 }

@@ -470,14 +470,17 @@ int main(void)
     struct CMUnitTest tests[2 * N_MADE + 6];
     int n = 0;
     tests[n++] = (struct CMUnitTest){.name = "perplexity/512", .test_func = test_perplexity_512};
-    tests[n++] = (struct CMUnitTest){.name = "perplexity/2048", .test_func = test_perplexity_2048};
-    for (int i = 0; i < N_MADE; i++) {
+    if (!test_quick())
+        tests[n++] = (struct CMUnitTest){.name = "perplexity/2048", .test_func = test_perplexity_2048};
+    for (int i = 0; i < (test_quick() ? 0 : N_MADE); i++) {
         snprintf(names[i], sizeof names[i], "divergence/%s", made[i].name);
         tests[n++] = (struct CMUnitTest){.name = names[i], .test_func = test_divergence, .initial_state = &made[i]};
     }
-    tests[n++] = (struct CMUnitTest){.name = "divergence/all", .test_func = test_divergence_all};
-    tests[n++] = (struct CMUnitTest){.name = "transcripts/bf16", .test_func = test_transcripts_bf16};
-    for (int i = 0; i < N_MADE; i++) {
+    if (!test_quick()) {
+        tests[n++] = (struct CMUnitTest){.name = "divergence/all", .test_func = test_divergence_all};
+        tests[n++] = (struct CMUnitTest){.name = "transcripts/bf16", .test_func = test_transcripts_bf16};
+    }
+    for (int i = 0; i < (test_quick() ? 0 : N_MADE); i++) {
         char *name = names[N_MADE + i];
         snprintf(name, sizeof names[0], "transcripts/%s", made[i].name);
         tests[n++] = (struct CMUnitTest){.name = name, .test_func = test_transcripts, .initial_state = &made[i]};

@@ -16,8 +16,7 @@
 #include <cmocka.h>
 #include <xxhash.h>
 
-/* Environment QUERN_TEST_QUICK: fewer and shorter runs, for emulators and the thread sanitizer. */
-static bool quick;
+static bool quick; /* test_quick() */
 
 static const int prompts[] = {1, 7, 64, 65, 130, 200};
 enum { N_PROMPTS = sizeof prompts / sizeof *prompts, VOCAB = 512 };
@@ -293,7 +292,7 @@ static void test_same_bits_quantized(void **state)
 
 int main(void)
 {
-    quick = getenv("QUERN_TEST_QUICK") != NULL;
+    quick = test_quick();
     static char names[64][48];
     struct CMUnitTest tests[64];
     int n = 0;

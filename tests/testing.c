@@ -106,3 +106,5 @@ void test_write_sparse(const char *path, const void *data, size_t size, size_t l
         abort();
     }
 }
+
+bool test_quick(void) { return getenv("QUERN_TEST_QUICK") != NULL; }

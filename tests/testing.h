@@ -3,6 +3,7 @@
 #ifndef QUERN_TESTING_H
 #define QUERN_TESTING_H
 
+#include <stdbool.h>
 #include <stddef.h>
 
 /* The path of a file below tests/data (environment QUERN_TEST_DATA, else the source tree).  The result is one of eight
@@ -15,6 +16,9 @@ const char *test_oracle(const char *name);
 
 /* The path of a scratch file, in a folder of this process that is removed with its files at exit. */
 const char *test_tmp(const char *name);
+
+/* Environment QUERN_TEST_QUICK: fewer and shorter runs of the same checks, for sanitizers and emulators. */
+bool test_quick(void);
 
 /* A whole file, malloc, with a NUL behind it; NULL when it cannot be read. */
 char *test_read(const char *path, size_t *size);
