@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* Worker pool and barrier.  A barrier counts arrivals per NUMA node, then over the nodes; waiters spin for a short while and
- * then sleep in the kernel, at once when there are more workers than cores, so that a busy machine is not burnt and nobody spins
- * on a core that the last arrival needs. */
+ * then sleep in the kernel, at once when there are more workers than cores, so that nobody spins on a core that the last arrival
+ * needs.  Spins that fail get shorter: on a busy machine the others are not running, and what is spun away is missing later. */
 #define _GNU_SOURCE
 #include "pool.h"
 
@@ -13,7 +13,7 @@
 #include <time.h>
 #include <unistd.h>
 
-enum { MAX_NODES = 64, SPIN_TURNS = 4000 };
+enum { MAX_NODES = 64, SPIN_MAX = 4000, SPIN_MIN = 32, SHORT_SLEEP_NS = 20000 };
 
 struct node_barrier {
     _Alignas(CACHE_LINE) atomic_int arrived; /* workers of this node */
@@ -53,6 +53,22 @@ static void futex_wake_all(atomic_uint *word)
     syscall(SYS_futex, word, FUTEX_WAKE_PRIVATE, INT32_MAX, NULL, NULL, 0);
 }
 
+static int64_t now_ns(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (int64_t)t.tv_sec * 1000000000 + t.tv_nsec;
+}
+
+/* After a sleep: a short one could have been spun through, a long one was not worth its spin. */
+static void adapt_spin(struct worker *w, int64_t slept_ns)
+{
+    if (w->pool->spin == 0)
+        return;
+    w->spin = slept_ns < SHORT_SLEEP_NS ? w->spin * 2 : w->spin / 2;
+    w->spin = w->spin > SPIN_MAX ? SPIN_MAX : w->spin < SPIN_MIN ? SPIN_MIN : w->spin;
+}
+
 static void release_node(struct node_barrier *b)
 {
     atomic_store_explicit(&b->arrived, 0, memory_order_relaxed);
@@ -79,15 +95,17 @@ void pool_barrier(struct worker *w)
         release_node(b);
         return;
     }
-    for (int i = 0; i < p->spin; i++) {
+    for (int i = 0; i < w->spin; i++) {
         if (atomic_load_explicit(&b->phase, memory_order_acquire) != phase)
             return;
         cpu_relax();
     }
+    int64_t asleep = now_ns();
     atomic_fetch_add_explicit(&b->sleepers, 1, memory_order_seq_cst);
     while (atomic_load_explicit(&b->phase, memory_order_seq_cst) == phase)
         futex_wait(&b->phase, phase);
     atomic_fetch_sub_explicit(&b->sleepers, 1, memory_order_relaxed);
+    adapt_spin(w, now_ns() - asleep);
 }
 
 int pool_open(struct pool **out, int n_max, bool pin, const struct log_sink *log, struct qn_error *err)
@@ -129,7 +147,6 @@ void pool_close(struct pool *p)
     mem_free(p);
 }
 
-/* Called by one worker, before the others start on the job. */
 static void prepare_job(struct pool *p, int n)
 {
     for (int i = 0; i < p->n_nodes; i++)
@@ -139,19 +156,23 @@ static void prepare_job(struct pool *p, int n)
     p->active_nodes = 0;
     for (int i = 0; i < p->n_nodes; i++)
         p->active_nodes += p->node_size[i] > 0;
-    p->spin = n <= p->n_cores ? SPIN_TURNS : 0;
+    p->spin = n <= p->n_cores ? SPIN_MAX : 0;
 }
 
 void pool_run(struct pool *p, int n, void (*fn)(struct worker *w, void *arg), void *arg)
 {
     n = n < 1 ? 1 : n > p->n_max ? p->n_max : n;
+    prepare_job(p, n);
     /* always the same team size: shrinking and growing a team would re-create its threads */
 #pragma omp parallel num_threads(p->n_max)
     {
         int granted = omp_get_num_threads(), id = omp_get_thread_num();
         struct worker w = {.id = id, .n = n < granted ? n : granted, .pool = p};
+        if (granted < n) { /* seen alike by all */
 #pragma omp single
-        prepare_job(p, w.n); /* ends in an implicit barrier */
+            prepare_job(p, granted);
+        }
+        w.spin = p->spin;
         if (id < w.n) {
             if (p->pin && granted > 1 && id > 0 && !p->pinned[id]) {
                 topology_pin(id, p->n_max);

@@ -14,6 +14,7 @@ struct pool;
 struct worker {
     int id, n; /* 0 <= id < n: workers that take part in this job */
     struct pool *pool;
+    int spin; /* turns at the next barrier before going to sleep */
 };
 
 /* n_max: most workers a job may ask for; pin: bind workers to cores by topology. */
