@@ -209,7 +209,7 @@ static void print_timings(struct chat *c, enum finish why)
 {
     if (!c->editor)
         return;
-    out_printf("%s[%d read, %.1f/s | %d written, %.1f/s | context %d of %d%s]%s\n\n", term_dim(), c->last_read,
+    out_printf("%s[%d tokens read, %.1f/s | %d written, %.1f/s | context %d of %d%s]%s\n\n", term_dim(), c->last_read,
                c->last_read / (c->read_s > 0 ? c->read_s : 1), c->last_written,
                c->last_written / (c->write_s > 0 ? c->write_s : 1), c->n_past, c->info.n_ctx,
                why == FINISH_INTERRUPT ? " | stopped"
