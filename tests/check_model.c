@@ -290,7 +290,8 @@ static void test_same_bits_quantized(void **state)
         same_bits("qwen35", "IQ4_XS");
 }
 
-int main(void)
+/* An argument chooses tests by a pattern of their names. */
+int main(int argc, char **argv)
 {
     quick = test_quick();
     static char names[64][48];
@@ -312,5 +313,7 @@ int main(void)
         n++;
     }
     tests[n++] = (struct CMUnitTest){.name = "same_bits/quantized", .test_func = test_same_bits_quantized};
+    if (argc > 1)
+        cmocka_set_test_filter(argv[1]);
     return _cmocka_run_group_tests("model", tests, (size_t)n, NULL, NULL);
 }
