@@ -256,8 +256,13 @@ fi
 
 # ---- closed pipes: quiet, status 1
 for c in "logits -m $demo --ids $tmp/a.ids --out -" "inspect $demo --json" "run -m $demo -p x -n 400 --ignore-eos --temp 0"; do
+    rm -f "$tmp/closed"
     # shellcheck disable=SC2086
-    { sleep 0.3; "$quern" $c 2>"$tmp/err"; echo $? >"$tmp/status"; } | true # which has gone by then
+    {
+        while [ ! -e "$tmp/closed" ]; do sleep 0.1; done
+        "$quern" $c 2>"$tmp/err"
+        echo $? >"$tmp/status"
+    } | { exec <&-; : >"$tmp/closed"; }
     is "$c into a closed pipe" "$(cat "$tmp/status")" 1
     check "is silent" sh -c "! grep -i 'pipe' '$tmp/err'"
 done
