@@ -102,15 +102,22 @@ static int want_f32(struct reader *r, const char *suffix, float *out)
     return got < 0 ? got : 0;
 }
 
-static int read_eps(struct reader *r, float *eps)
+static int need_f32(struct reader *r, const char *suffix, float *out)
 {
-    int got = gguf_get_f32(r->g, key_of(r, "attention.layer_norm_rms_epsilon"), eps, r->err);
+    int got = gguf_get_f32(r->g, key_of(r, suffix), out, r->err);
     if (got == 0)
         return fail(r->err, QN_E_FORMAT, "%s: key %s is missing", r->g->path, r->key);
-    if (got > 0 && (*eps <= 0.0f || *eps > 1.0f))
+    return got < 0 ? got : 0;
+}
+
+static int read_eps(struct reader *r, float *eps)
+{
+    if (need_f32(r, "attention.layer_norm_rms_epsilon", eps))
+        return r->err->code;
+    if (*eps <= 0.0f || *eps > 1.0f)
         return fail(r->err, QN_E_FORMAT, "%s: key %s is %g, above 0 and up to 1 are allowed", r->g->path, r->key,
                     (double)*eps);
-    return got < 0 ? got : 0;
+    return 0;
 }
 
 static int check_fixed_keys(struct reader *r)
@@ -168,8 +175,10 @@ static int read_rope(struct reader *r, struct hparams *hp, const struct arch *a)
     hp->rope_ctx_orig = hp->n_ctx_train;
     hp->yarn_beta_fast = 32.0f;
     hp->yarn_beta_slow = 1.0f;
-    if (want_int(r, "rope.dimension_count", 2, hp->head_dim, &hp->n_rot) ||
-        want_f32(r, "rope.freq_base", &hp->freq_base) || want_f32(r, "rope.scaling.factor", &hp->rope_factor) ||
+    /* where families differ from the general default, a missing key would be a silent error */
+    if ((a->flags & A_DELTA ? need_int : want_int)(r, "rope.dimension_count", 2, hp->head_dim, &hp->n_rot) ||
+        (a->flags & A_NORM_ROPE ? want_f32 : need_f32)(r, "rope.freq_base", &hp->freq_base) ||
+        want_f32(r, "rope.scaling.factor", &hp->rope_factor) ||
         want_int(r, "rope.scaling.original_context_length", 1, INT32_MAX, &hp->rope_ctx_orig) ||
         want_f32(r, "rope.scaling.yarn_beta_fast", &hp->yarn_beta_fast) ||
         want_f32(r, "rope.scaling.yarn_beta_slow", &hp->yarn_beta_slow) ||

@@ -131,11 +131,12 @@ static void describe(struct qn_engine *e)
              unit, quant_type_find(most)->name);
 }
 
-/* Bytes that a context of n_ctx positions takes; sets e->n_ctx.  In double: what a file asks for may not fit a size_t. */
+/* Bytes, in double: what a file asks for may not fit a size_t. */
 struct memory {
     double weights, step, seqs, total;
 };
 
+/* What a context of n_ctx positions takes; sets e->n_ctx. */
 static struct memory memory_of(struct qn_engine *e, int n_ctx)
 {
     e->n_ctx = n_ctx;

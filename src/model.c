@@ -3,7 +3,7 @@
  * file into the kernels' layout.  A tensor that no field takes would change the result, so it is refused. */
 #include "model.h"
 
-#include <math.h>
+#include <assert.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -66,6 +66,7 @@ static float *floats(struct model *m, int64_t n)
 {
     float *p = m->floats + m->floats_used;
     m->floats_used += ((size_t)n + 15) & ~(size_t)15;
+    assert(m->floats_used <= m->n_floats);
     return p;
 }
 
@@ -155,6 +156,7 @@ static uint8_t *packed_room(struct model *m, size_t bytes)
 {
     uint8_t *p = m->packed + m->packed_used;
     m->packed_used += (bytes + ALIGN - 1) & ~(size_t)(ALIGN - 1);
+    assert(m->packed_used <= m->packed_bytes);
     return p;
 }
 

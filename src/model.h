@@ -64,7 +64,7 @@ struct delta_weights {
     struct mat z; /* [n_v_head * dim] output gate */
     struct mat beta, alpha; /* [n_v_head], rows in the order of the value heads */
     struct mat out;
-    const float *conv; /* [n_tap][channels], last tap = current token */
+    const float *conv; /* [channels / dim][n_tap][dim], last tap = current token */
     const float *a_log; /* [n_v_head] -exp(A_log) */
     const float *dt_bias; /* [n_v_head] */
     const float *norm; /* [dim] */
@@ -115,7 +115,7 @@ struct model {
     size_t n_floats, floats_used;
 };
 
-/* How the matrices get into memory; filled while binding, worked off by model_pack(). */
+/* How the matrices get into memory; filled while binding, worked off by model_pack_tile(). */
 struct pack_job {
     const struct quant_type *type;
     const uint8_t *src; /* first row in the file */
@@ -149,7 +149,7 @@ int64_t model_job_tiles(const struct pack_job *j);
 void model_pack_tile(const struct pack_job *j, int64_t tile);
 /* The bytes of the mapped file that tiles [first, last) were packed from, if they lie together; else NULL. */
 const uint8_t *model_job_source(const struct pack_job *j, int64_t first, int64_t last, size_t *bytes);
-/* Drops the list of jobs and lets the system take back file pages that were packed. */
+/* Drops the list of jobs and the copies of rows that they were packed from. */
 void model_pack_done(struct model *m);
 
 #endif

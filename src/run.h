@@ -118,7 +118,7 @@ struct qn_engine {
     size_t arena_bytes, arena_used;
     /* of one sequence, bytes */
     size_t kv_block_bytes, kv_head_bytes, kv_bytes, state_bytes, conv_bytes;
-    struct text_parts *text; /* tokenizer, template: engine_text.c */
+    struct text_parts *text; /* tokenizer, template: text_parts.c */
     char description[160];
 };
 

@@ -118,6 +118,8 @@ static const struct refusal refusals[] = {
     {"llama", "u32 llama.rope.dimension_count 63", F, "rope.dimension_count 63 is odd"},
     {"llama", "u32 llama.rope.dimension_count 66", F, "llama.rope.dimension_count is 66|2..64"},
     {"llama", "u32 llama.rope.dimension_count 32", F, "rope_freqs.weight|32|16"},
+    {"qwen35", "nokey qwen35.rope.dimension_count", F, "qwen35.rope.dimension_count is missing"},
+    {"qwen3", "nokey qwen3.rope.freq_base", F, "qwen3.rope.freq_base is missing"},
     {"llama", "f32 llama.rope.freq_base nan", F, "llama.rope.freq_base is nan"},
     {"llama", "f32 llama.rope.freq_base inf", F, "llama.rope.freq_base is inf"},
     {"llama", "f32 llama.rope.freq_base 0", F, "rope.freq_base is 0"},
