@@ -57,6 +57,8 @@ static const struct {
     {"leading_dense_block_count", 0},
     {"use_parallel_residual", 0},
     {"rope.scale_linear", 1},
+    {"rope.scaling.attn_factor", 1}, /* what it means beside yarn's own factor, writers do not agree on */
+    {"rope.scaling.yarn_attn_factor", 1},
     {"rope.scaling.yarn_ext_factor", 1},
     {"rope.scaling.yarn_log_multiplier", 0},
 };
@@ -181,8 +183,7 @@ static int read_rope(struct reader *r, struct hparams *hp, const struct arch *a)
         want_f32(r, "rope.scaling.factor", &hp->rope_factor) ||
         want_int(r, "rope.scaling.original_context_length", 1, INT32_MAX, &hp->rope_ctx_orig) ||
         want_f32(r, "rope.scaling.yarn_beta_fast", &hp->yarn_beta_fast) ||
-        want_f32(r, "rope.scaling.yarn_beta_slow", &hp->yarn_beta_slow) ||
-        want_f32(r, "rope.scaling.attn_factor", &hp->rope_attn_factor))
+        want_f32(r, "rope.scaling.yarn_beta_slow", &hp->yarn_beta_slow))
         return r->err->code;
     if (hp->n_rot % 2)
         return fail(r->err, QN_E_FORMAT, "%s: rope.dimension_count %d is odd", r->g->path, hp->n_rot);
@@ -377,7 +378,5 @@ float arch_rope_table(const struct hparams *hp, const float *factors, float *inv
     }
     if (hp->scaling != ROPE_YARN)
         return 1.0f;
-    if (hp->rope_attn_factor != 0.0f)
-        return hp->rope_attn_factor;
     return hp->rope_factor > 1.0f ? (float)(0.1 * log((double)hp->rope_factor) + 1.0) : 1.0f;
 }

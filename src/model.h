@@ -32,7 +32,7 @@ struct hparams {
     enum rope_scaling scaling;
     float rope_factor; /* context extension, 1 = none */
     int rope_ctx_orig;
-    float yarn_beta_fast, yarn_beta_slow, rope_attn_factor; /* attn factor 0: 0.1 ln(factor) + 1 */
+    float yarn_beta_fast, yarn_beta_slow;
 
     /* feed-forward */
     int n_ff; /* dense */

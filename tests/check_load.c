@@ -148,6 +148,8 @@ static const struct refusal refusals[] = {
     {"llama", "f32 llama.residual_scale 0.22", U, "llama.residual_scale is 0.22"},
     {"llama", "f32 llama.embedding_scale 12", U, "llama.embedding_scale is 12"},
     {"llama", "f32 llama.rope.scale_linear 4", U, "llama.rope.scale_linear is 4"},
+    {"llama", "f32 llama.rope.scaling.attn_factor 1.2", U, "llama.rope.scaling.attn_factor is 1.2"},
+    {"llama", "f32 llama.rope.scaling.yarn_attn_factor 1.2", U, "llama.rope.scaling.yarn_attn_factor is 1.2"},
     {"llama", "f32 llama.rope.scaling.yarn_log_multiplier 0.1", U, "llama.rope.scaling.yarn_log_multiplier is 0.1"},
     {"llama", "f32 llama.logit_scale nan", F, "llama.logit_scale is nan"},
     {"llama", "str llama.logit_scale one", F, "llama.logit_scale is of type string"},

@@ -397,8 +397,6 @@ static void test_rope_tables(void **state)
         arch_rope_table(&hp, factors, halved);
         for (int i = 0; i < hp.n_rot / 2; i++)
             assert_true(halved[i] == table[i] / 2.0f);
-        hp.rope_attn_factor = 1.25f;
-        assert_true(arch_rope_table(&hp, NULL, table) == (hp.scaling == ROPE_YARN ? 1.25f : 1.0f));
     }
 }
 
