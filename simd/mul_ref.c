@@ -10,9 +10,13 @@ enum { REF_COLS = 16 }; /* columns that share one unpacking */
 
 static float ref_apply(enum quant_rule rule, const struct quant_group *g, const struct act_group *a, float acc)
 {
-    int32_t half[2] = {0, 0};
-    for (int i = 0; i < QUANT_GROUP; i++)
-        half[i / 16] += (int32_t)g->w[i] * a->q[i];
+    int32_t half[2];
+    for (int h = 0; h < 2; h++) {
+        int32_t sum = 0;
+        for (int i = 16 * h; i < 16 * h + 16; i++)
+            sum += g->w[i] * a->q[i];
+        half[h] = sum;
+    }
     switch (rule) {
     case RULE_TWO:
         acc = fmaf(g->d[0] * a->d, (float)half[0], acc);
