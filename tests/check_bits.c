@@ -36,6 +36,36 @@ struct way {
     const char *isa;
 };
 
+static void eval(qn_engine *e, const struct qn_span *spans, int n_spans, float *logits)
+{
+    struct qn_error err;
+    if (qn_eval(e, spans, n_spans, logits, &err))
+        fail_msg("%s", err.text);
+}
+
+/* Ours is the third of the sequences: rows of others lie on both sides. */
+enum { OURS = 2 };
+
+/* A long call in which all prompts start, then calls of odd lengths, then one id a call as when decoding: the others take one
+ * to five ids each, or sit a call out. */
+static void eval_in_company(qn_engine *e, qn_seq *const *s, const int32_t *ids, size_t n_vocab, float *logits)
+{
+    static const int pieces[] = {300, 1, 62, 7, 33, 256};
+    for (int at = 0, n, call = 0; at < N_IDS; at += n, call++) {
+        struct qn_span spans[N_SEQ];
+        int n_spans = 0;
+        n = call < (int)(sizeof pieces / sizeof *pieces) ? pieces[call] : 1;
+        for (int i = 0; i < N_SEQ; i++) {
+            int m = call == 0 ? 33 + 50 * i : (call + i) % 5 == 0 ? 0 : n == 1 ? 1 : 1 + (call + 2 * i) % 5;
+            if (i == OURS)
+                spans[n_spans++] = (struct qn_span){.seq = s[i], .ids = ids + at, .n = n, .logits = QN_LOGITS_ALL};
+            else if (m > 0)
+                spans[n_spans++] = (struct qn_span){.seq = s[i], .ids = ids + 7 * i + call, .n = m};
+        }
+        eval(e, spans, n_spans, logits + (size_t)at * n_vocab);
+    }
+}
+
 static uint64_t hash_way(const char *file, const struct way *w)
 {
     struct qn_options o = {.model = file,
@@ -51,25 +81,21 @@ static uint64_t hash_way(const char *file, const struct way *w)
         fail_msg("%s", err.text);
     struct qn_model_info info;
     qn_model_info(e, &info);
+    size_t n_vocab = (size_t)info.n_vocab;
     int32_t ids[N_IDS];
     for (int i = 0; i < N_IDS; i++)
         ids[i] = (int32_t)(hash_splitmix64((uint64_t)i) % 4000);
     qn_seq *s[N_SEQ];
-    struct qn_span spans[N_SEQ];
-    int n_spans = 0;
-    for (int i = 0; i < N_SEQ; i++) { /* ours is the third: rows of others lie on both sides */
+    for (int i = 0; i < N_SEQ; i++)
         if (qn_seq_new(&s[i], e, &err))
             fail_msg("%s", err.text);
-        if (i == 2)
-            spans[n_spans++] = (struct qn_span){.seq = s[i], .ids = ids, .n = N_IDS, .logits = QN_LOGITS_ALL};
-        else if (w->company)
-            spans[n_spans++] = (struct qn_span){.seq = s[i], .ids = ids + 7 * i, .n = 33 + 50 * i};
-    }
-    float *logits = malloc(N_IDS * (size_t)info.n_vocab * sizeof *logits);
+    float *logits = malloc(N_IDS * n_vocab * sizeof *logits);
     assert_non_null(logits);
-    if (qn_eval(e, spans, n_spans, logits, &err))
-        fail_msg("%s", err.text);
-    uint64_t h = XXH3_64bits(logits, N_IDS * (size_t)info.n_vocab * sizeof *logits);
+    if (w->company)
+        eval_in_company(e, s, ids, n_vocab, logits);
+    else
+        eval(e, &(struct qn_span){.seq = s[OURS], .ids = ids, .n = N_IDS, .logits = QN_LOGITS_ALL}, 1, logits);
+    uint64_t h = XXH3_64bits(logits, N_IDS * n_vocab * sizeof *logits);
     free(logits);
     for (int i = 0; i < N_SEQ; i++)
         qn_seq_free(s[i]);
