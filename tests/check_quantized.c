@@ -65,12 +65,14 @@ static double against_golden(const struct golden *g, const char *model, const ch
     assert_int_equal(n_nll, N - 1);
     const float *mine = logits + (size_t)(N - 1) * VOCAB;
     double z = eval_lse(mine, VOCAB), zg = eval_lse(last, VOCAB), worst = 0.0;
-    for (int i = 0; i < VOCAB; i++) { /* not fmax(): gcc 12 for ARM fails on that loop */
+    for (int i = 0; i < VOCAB; i++) {
         double d = fabs((mine[i] - z) - (last[i] - zg));
-        worst = d > worst ? d : worst;
+        worst = d <= worst ? worst : d; /* NaN stays */
     }
-    for (int t = 0; t + 1 < N; t++)
-        worst = fmax(worst, fabs(eval_nll(logits + (size_t)t * VOCAB, VOCAB, ids[t + 1]) - nll[t]));
+    for (int t = 0; t + 1 < N; t++) {
+        double d = fabs(eval_nll(logits + (size_t)t * VOCAB, VOCAB, ids[t + 1]) - nll[t]);
+        worst = d <= worst ? worst : d;
+    }
     return worst;
 }
 
