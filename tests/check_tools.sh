@@ -61,7 +61,7 @@ done
 # ---- run
 start='Once upon a time'
 q run -m "$demo" -p "$start" -n 12 --temp 0 >"$tmp/run"
-is "run, greedy" "$(cat "$tmp/run")" ", there was a little girl named Tom. She loved"
+is "run, greedy" "$(cat "$tmp/run")" ", there was a little girl named Tom. Tom"
 for how in '-t 1' '-t 3 -ub 1' '--isa c' '-b 2'; do
     # shellcheck disable=SC2086
     q run -m "$demo" -p "$start" -n 12 --temp 0 $how >"$tmp/run2"

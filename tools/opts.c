@@ -181,7 +181,7 @@ const struct opt opt_table[] = {
     {"samplers", "", OPT_TEXT, GROUP_SAMPLING, TEXTUAL, AT(samplers), 0, 0, ":penalties;dry;top_n_sigma;top_k;typ_p;top_p;min_p;xtc;temperature", "LIST", NULL,
         "Samplers in the order of their use, separated by semicolons."},
     {"temp", "--temperature", OPT_REAL, GROUP_SAMPLING, TEXTUAL, AT(temp), 0, 1000, ":the model's", "N", NULL,
-        "Temperature; 0 always takes the likeliest token."},
+        "Temperature; 0 always takes the likeliest token, and leaves out penalties that are only the model's default."},
     {"top-k", "", OPT_INT, GROUP_SAMPLING, TEXTUAL, AT(top_k), 0, BIG, ":the model's", "N tokens", NULL,
         "Choose among the likeliest tokens; 0 is off."},
     {"top-p", "", OPT_REAL, GROUP_SAMPLING, TEXTUAL, AT(top_p), 0, 1, ":the model's", "N", NULL,

@@ -74,9 +74,12 @@ static bool read_in_range(const json_t *v, const char *key, const char *option, 
     return true;
 }
 
-static bool read_numbers(struct request *r, char *err, size_t cap)
+static bool read_numbers(struct request *r, const struct opts *o, char *err, size_t cap)
 {
     double x;
+    const json_t *temperature = json_object_get(r->object, "temperature");
+    if (json_is_number(temperature) && json_number_value(temperature) == 0)
+        setup_greedy(&r->sampling, o);
     for (size_t i = 0; i < sizeof fields / sizeof *fields; i++) {
         const struct field *f = &fields[i];
         const json_t *v = json_object_get(r->object, f->key);
@@ -307,7 +310,7 @@ bool request_parse(struct request *r, const struct request_base *base, const cha
     if (!read_text(r, base, err, cap))
         return false;
     r->sampling.stream = (uint64_t)index;
-    if (!read_numbers(r, err, cap) || !read_stop(r, &base->o->stop, err, cap) || !read_samplers(r, err, cap) ||
+    if (!read_numbers(r, base->o, err, cap) || !read_stop(r, &base->o->stop, err, cap) || !read_samplers(r, err, cap) ||
         !read_flag(r->object, "ignore_eos", &ignore, err, cap))
         return false;
     r->sampling.ignore_eos = ignore;

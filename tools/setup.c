@@ -146,6 +146,19 @@ static void read_breakers(struct qn_sampling *p, const struct strings *list)
     p->dry_breakers[n] = NULL;
 }
 
+void setup_greedy(struct qn_sampling *p, const struct opts *o)
+{
+    p->temperature = 0;
+    if (!GIVEN(o, repeat_penalty))
+        p->repeat_penalty = 1;
+    if (!GIVEN(o, presence_penalty))
+        p->presence_penalty = 0;
+    if (!GIVEN(o, frequency_penalty))
+        p->frequency_penalty = 0;
+    if (!GIVEN(o, dry_multiplier))
+        p->dry_multiplier = 0;
+}
+
 const char *setup_sampling(struct qn_sampling *p, const struct opts *o, const qn_engine *e, bool thinking,
                            struct qn_logit_bias **bias)
 {
@@ -177,6 +190,8 @@ const char *setup_sampling(struct qn_sampling *p, const struct opts *o, const qn
     TAKE(mirostat_lr, mirostat_eta);
     TAKE(mirostat_ent, mirostat_tau);
 #undef TAKE
+    if (GIVEN(o, temp) && o->temp == 0)
+        setup_greedy(p, o);
     if (p->mirostat == 1)
         usage("--mirostat: 1 is not supported; 0 is off, 2 is Mirostat 2.0");
     p->ignore_eos = o->ignore_eos;

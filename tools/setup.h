@@ -39,6 +39,10 @@ void setup_seed(struct opts *o);
 const char *setup_sampling(struct qn_sampling *p, const struct opts *o, const qn_engine *e, bool thinking,
                            struct qn_logit_bias **bias);
 
+/* Temperature 0: the likeliest token, so the penalties that a model's makers recommend for sampling go, unless they were
+ * asked for. */
+void setup_greedy(struct qn_sampling *p, const struct opts *o);
+
 /* The template's variables: --kwargs, and enable_thinking unless think is "auto".  Malloc, or NULL for none. */
 char *setup_kwargs(const struct opts *o, const char *think);
 /* Whether an answer made with these variables begins with thinking. */
