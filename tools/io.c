@@ -13,8 +13,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-static bool complain(char *err, size_t cap, const char *fmt, ...) __attribute__((format(printf, 3, 4)));
-static bool complain(char *err, size_t cap, const char *fmt, ...)
+bool complain(char *err, size_t cap, const char *fmt, ...)
 {
     va_list ap;
     va_start(ap, fmt);

@@ -17,6 +17,9 @@ struct text {
 void text_put(struct text *t, const void *bytes, size_t n);
 void text_free(struct text *t);
 
+/* Writes a message to err and returns false, so that `return complain(...)` reads as one statement. */
+bool complain(char *err, size_t cap, const char *fmt, ...) __attribute__((format(printf, 3, 4)));
+
 /* The whole of a file ("-" = standard input), NUL-terminated, malloc. */
 char *io_read(const char *path, size_t *n);
 bool io_try_read(const char *path, char **bytes, size_t *n, char *err, size_t cap);

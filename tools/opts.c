@@ -1,13 +1,13 @@
 /* SPDX-License-Identifier: MIT */
 /* The options table, its parser and the --help made from it.  Names are those that users of llama.cpp know. */
 #include "opts.h"
+#include "io.h"
 
 #include <assert.h>
 #include <ctype.h>
 #include <errno.h>
 #include <limits.h>
 #include <math.h>
-#include <stdarg.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -265,16 +265,6 @@ bool opts_given(const struct opts *o, size_t at)
 }
 
 /* ---- values */
-
-static bool complain(char *err, size_t cap, const char *fmt, ...) __attribute__((format(printf, 3, 4)));
-static bool complain(char *err, size_t cap, const char *fmt, ...)
-{
-    va_list ap;
-    va_start(ap, fmt);
-    vsnprintf(err, cap, fmt, ap);
-    va_end(ap);
-    return false;
-}
 
 static bool read_number(const struct opt *row, const char *text, size_t len, double *out, char *err, size_t cap)
 {

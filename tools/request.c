@@ -1,23 +1,13 @@
 /* SPDX-License-Identifier: MIT */
 /* Reading a line of a batch: every key is checked for its type and against the range of the option of that name. */
 #include "request.h"
+#include "io.h"
 #include "setup.h"
 #include "term.h"
 
 #include <math.h>
-#include <stdarg.h>
 #include <stdlib.h>
 #include <string.h>
-
-static bool complain(char *err, size_t cap, const char *fmt, ...) __attribute__((format(printf, 3, 4)));
-static bool complain(char *err, size_t cap, const char *fmt, ...)
-{
-    va_list ap;
-    va_start(ap, fmt);
-    vsnprintf(err, cap, fmt, ap);
-    va_end(ap);
-    return false;
-}
 
 /* clang-format off */
 static const struct field {
