@@ -260,12 +260,14 @@ void attn_layer(struct ctx *c, const struct layer *l)
 {
     struct step *s = c->s;
     struct attn_shape a = shape_of(&c->e->model.hp);
+    phase(c, QN_PHASE_PROJECTIONS);
     struct acts in = step_norm(c, l->mixer_norm);
     struct product p[] = {{.m = &l->attn.q, .y = s->proj, .ldy = a.width},
                           {.m = &l->attn.k, .y = s->proj + a.k_at, .ldy = a.width},
                           {.m = &l->attn.v, .y = s->proj + a.v_at, .ldy = a.width}};
     step_products(c, p, 3, &in);
     meet(c);
+    phase(c, QN_PHASE_ATTENTION);
     fill_cache(c, l, &a);
     meet(c);
     bool split = false; /* the same on every worker */
@@ -279,6 +281,7 @@ void attn_layer(struct ctx *c, const struct layer *l)
         run_tasks(c, l, &a);
     }
     meet(c);
+    phase(c, QN_PHASE_PROJECTIONS);
     struct acts mixed = step_mixed(c, (int64_t)a.n_head * a.dim);
     struct product out = {.m = &l->attn.out, .y = s->x, .ldy = (size_t)c->e->model.hp.n_embd, .add = true};
     step_products(c, &out, 1, &mixed);

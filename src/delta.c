@@ -180,6 +180,7 @@ void delta_layer(struct ctx *c, const struct layer *l)
     struct step *s = c->s;
     const struct delta_weights *w = &l->delta;
     struct delta_shape d = shape_of(&c->e->model.hp);
+    phase(c, QN_PHASE_PROJECTIONS);
     struct acts in = step_norm(c, l->mixer_norm);
     struct product p[] = {{.m = &w->qkv, .y = s->proj, .ldy = d.width},
                           {.m = &w->z, .y = s->proj + d.z_at, .ldy = d.width},
@@ -187,10 +188,12 @@ void delta_layer(struct ctx *c, const struct layer *l)
                           {.m = &w->alpha, .y = s->proj + d.alpha_at, .ldy = d.width}};
     step_products(c, p, 4, &in);
     meet(c);
+    phase(c, QN_PHASE_DELTA);
     run_core(c, l, &d);
     meet(c);
     keep_inputs(c, l, &d);
     struct acts mixed = gated_norm(c, l, &d);
+    phase(c, QN_PHASE_PROJECTIONS);
     struct product out = {.m = &w->out, .y = s->x, .ldy = (size_t)c->e->model.hp.n_embd, .add = true};
     step_products(c, &out, 1, &mixed);
     meet(c);

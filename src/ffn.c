@@ -214,18 +214,24 @@ void ffn_layer(struct ctx *c, const struct layer *l)
 {
     struct step *s = c->s;
     const struct ffn_weights *f = &l->ffn;
+    phase(c, f->router.rows ? QN_PHASE_ROUTER : QN_PHASE_EXPERTS);
     struct acts in = step_norm(c, l->ffn_norm);
     if (f->router.rows) {
         struct product p[] = {{.m = &f->router, .y = s->router, .ldy = (size_t)f->router.rows},
                               {.m = &f->shared_gate, .y = s->shared_gate, .ldy = 1}};
         step_products(c, p, f->shared_gate.rows ? 2 : 1, &in);
     }
+    phase(c, QN_PHASE_EXPERTS);
     if (f->gate.rows)
         shared_up(c, f, &in);
     meet(c);
     struct routing *r = NULL;
     if (f->router.rows) {
+        phase(c, QN_PHASE_ROUTER);
         r = route(c);
+        phase(c, QN_PHASE_EXPERTS);
+        if (c->clock)
+            stats_experts(c->clock, f, r->n_active);
         experts_up(c, f, &in, r);
         if (f->shared_gate.rows && c->w->id == 0)
             c->e->ops.sigmoid(s->shared_p, s->shared_gate, s->n_rows);

@@ -130,6 +130,41 @@ struct qn_span {
  * On error before the first step nothing has changed; QN_E_NUMERIC leaves the sequences cleared. */
 QN_API int qn_eval(qn_engine *e, const struct qn_span *spans, int n_spans, float *logits, struct qn_error *err);
 
+/* --------------------------------------------------------------- statistics */
+
+/* What the time of a step goes to.  Norms and quantization count with the products that they feed. */
+enum qn_phase {
+    QN_PHASE_PROJECTIONS, /* products into and out of the mixers */
+    QN_PHASE_DELTA, /* convolution, delta rule, gated norm */
+    QN_PHASE_ATTENTION, /* rotation, KV cache, attention proper */
+    QN_PHASE_ROUTER, /* products of the router, choice of experts */
+    QN_PHASE_EXPERTS, /* feed-forward products: routed and shared experts, or a dense block */
+    QN_PHASE_HEAD, /* last norm and output matrix */
+    QN_PHASE_OTHER, /* starting the workers, embedding, rotary angles */
+    QN_PHASE_WAITING, /* at barriers and for the end of the step */
+    QN_PHASES
+};
+QN_API const char *qn_phase_name(enum qn_phase p); /* "projections", "delta-net", ... */
+
+/* Sums over all steps since qn_stats_start(). */
+struct qn_stats {
+    int64_t steps, rows; /* a row is one token */
+    double seconds; /* wall time of the steps */
+    double phase_s[QN_PHASES]; /* mean over the workers; adds up to seconds */
+    double wait_least_s, wait_most_s; /* time at barriers of the worker that waited least, and most, step by step */
+    int64_t barriers; /* passed by each worker, also by a lone one, which does not wait there */
+    /* What has to be moved: every weight that the step needs once, keys and values up to the last position once, states
+     * read and written once.  Caches may make it less, several passes over a large batch more. */
+    double bytes[QN_PHASES];
+    double int_ops[QN_PHASES]; /* multiplications and additions of products with quantized weights */
+    int64_t expert_layers, experts; /* layers with routed experts passed; different experts used in them, summed */
+};
+
+/* Starts from zero.  Costs two readings of the clock at each barrier and one where a phase begins until it is stopped. */
+QN_API void qn_stats_start(qn_engine *e);
+QN_API void qn_stats_stop(qn_engine *e);
+QN_API void qn_stats(const qn_engine *e, struct qn_stats *out);
+
 /* --------------------------------------------------------------- text */
 
 enum {

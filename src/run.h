@@ -50,8 +50,19 @@ struct routing {
     int n_active;
 };
 
+/* A worker's notes on the running step, while statistics are on. */
+struct phase_clock {
+    int64_t ns[QN_PHASES]; /* spent so far */
+    int64_t mark; /* up to here */
+    enum qn_phase now; /* what the time since belongs to */
+    int n_workers; /* that ran the step */
+    int64_t barriers, expert_layers, experts;
+    double expert_bytes; /* weights of routed experts */
+};
+
 /* Memory of one worker. */
 struct worker_scratch {
+    struct phase_clock *clock;
     float *norm; /* [FEW_ROWS][widest] private copies of normed rows */
     struct act_group *act; /* [FEW_ROWS][widest / 32] */
     float *a, *b; /* [FFN_COLS][FFN_TILE] outputs of one task */
@@ -113,6 +124,8 @@ struct qn_engine {
     enum qn_delta_form delta;
     bool vocab_only;
     struct step step;
+    bool stats_on;
+    struct qn_stats stats;
     struct worker_scratch *scratch; /* [threads] */
     uint8_t *arena; /* all of the step's scratch */
     size_t arena_bytes, arena_used;
@@ -138,6 +151,7 @@ struct ctx {
     struct step *s;
     struct worker *w;
     struct worker_scratch *mine;
+    struct phase_clock *clock; /* NULL: statistics are off */
     int next_task; /* counters used so far, the same on every worker */
     int layer; /* for trace() */
     int n_norms; /* behind us: 2 l at the mixer of layer l, 2 l + 1 at its feed-forward part, then the last, then the head */
@@ -150,7 +164,29 @@ size_t step_bytes(struct qn_engine *e);
 /* Evaluates e->step as filled in; 0 or QN_E_NUMERIC. */
 int step_run(struct qn_engine *e, struct qn_error *err);
 
-static inline void meet(struct ctx *c) { pool_barrier(c->w); }
+/* ---- stats.c */
+void stats_begin(struct qn_engine *e); /* around a step */
+void stats_end(struct qn_engine *e);
+struct phase_clock *stats_enter(struct ctx *c); /* a worker's part of it; NULL when statistics are off */
+void stats_leave(struct ctx *c);
+void stats_turn(struct phase_clock *k, enum qn_phase p);
+void stats_meet(struct ctx *c);
+void stats_experts(struct phase_clock *k, const struct ffn_weights *f, int n_active);
+
+/* From here on the worker's time belongs to phase p. */
+static inline void phase(struct ctx *c, enum qn_phase p)
+{
+    if (c->clock)
+        stats_turn(c->clock, p);
+}
+
+static inline void meet(struct ctx *c)
+{
+    if (c->clock)
+        stats_meet(c);
+    else
+        pool_barrier(c->w);
+}
 static inline bool few_rows(const struct ctx *c) { return c->s->n_rows <= FEW_ROWS; }
 
 /* Tasks 0 .. n - 1: equal contiguous shares for few rows (memory streams), claimed one by one otherwise.  Use:

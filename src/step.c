@@ -48,6 +48,7 @@ static void take_worker(struct qn_engine *e, struct worker_scratch *s)
 {
     const struct hparams *hp = &e->model.hp;
     size_t wide = widest(hp), group = (size_t)(hp->n_head / hp->n_head_kv) * ATTN_TOKENS, dim = (size_t)hp->ssm_dim;
+    s->clock = take(e, 1, sizeof *s->clock);
     s->norm = take(e, FEW_ROWS * wide, sizeof(float));
     s->act = take(e, FEW_ROWS * (wide / QUANT_GROUP + 1), sizeof(struct act_group));
     s->a = take(e, FFN_COLS * FFN_TILE, sizeof(float));
@@ -303,6 +304,7 @@ static void head(struct ctx *c)
     const struct model *m = &c->e->model;
     if (s->n_out == 0)
         return;
+    phase(c, QN_PHASE_HEAD);
     struct acts a = norm_rows(c, m->output_norm, s->out_row, s->n_out);
     struct product p = {.m = &m->output, .y = s->logits, .ldy = (size_t)m->hp.n_vocab};
     step_products(c, &p, 1, &a);
@@ -328,6 +330,7 @@ static void step_worker(struct worker *w, void *arg)
     struct qn_engine *e = arg;
     struct ctx c = {.e = e, .s = &e->step, .w = w, .mine = &e->scratch[w->id]};
     uint64_t saved = simd_float_enter();
+    c.clock = stats_enter(&c);
     embed(&c);
     for (int i = 0; i < e->model.hp.n_layer; i++) {
         const struct layer *l = &e->model.layer[i];
@@ -342,6 +345,7 @@ static void step_worker(struct worker *w, void *arg)
     c.layer = e->model.hp.n_layer;
     trace(&c);
     head(&c);
+    stats_leave(&c);
     simd_float_leave(saved);
 }
 
@@ -351,7 +355,9 @@ int step_run(struct qn_engine *e, struct qn_error *err)
     for (int i = 0; i < s->n_task; i++)
         atomic_store_explicit(&s->task[(size_t)i * TASK_STRIDE], 0, memory_order_relaxed);
     atomic_store_explicit(&s->bad_place, INT_MAX, memory_order_relaxed);
+    stats_begin(e);
     pool_run(e->pool, s->n_rows <= e->n_seq ? e->n_threads : e->n_threads_batch, step_worker, e);
+    stats_end(e);
     int bad = atomic_load_explicit(&s->bad_place, memory_order_relaxed), n_layer = e->model.hp.n_layer;
     if (bad == INT_MAX)
         return 0;
