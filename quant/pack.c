@@ -15,6 +15,7 @@ enum { FIELDS_MAX = 20 };
 /* How a type of layout TILES lies in a tile. */
 struct tile_format {
     uint8_t plane[2]; /* bits a weight of each quants plane, lowest bits of the code first; 0: none */
+    uint8_t n_line; /* without planes: lines of a block that hold 4 bytes of each row as they are */
     uint8_t n_half, n_byte; /* scale fields of a block: two-byte ones, then one-byte ones */
     void (*split)(const struct tile_format *f, const uint8_t *block, uint8_t *codes, uint8_t *fields);
     void (*join)(const struct tile_format *f, const uint8_t *codes, const uint8_t *fields, uint8_t *block);
@@ -90,6 +91,37 @@ static void join_32(const struct tile_format *f, const uint8_t *codes, const uin
         qs += 4;
     }
     gather(qs, 32, 4, 16, 0, codes);
+}
+
+/* Each 8 bytes two runs of 8 weights. */
+static void split_NVFP4(const struct tile_format *f, const uint8_t *block, uint8_t *codes, uint8_t *fields)
+{
+    memcpy(fields, block, 4);
+    spread(block + 4, 64, 4, 8, 0, codes);
+}
+
+static void join_NVFP4(const struct tile_format *f, const uint8_t *codes, const uint8_t *fields, uint8_t *block)
+{
+    memcpy(block, fields, 4);
+    gather(block + 4, 64, 4, 8, 0, codes);
+}
+
+/* One or two bits of each weight, one weight after another: 128 or 64 of them. */
+static void split_bits(const struct tile_format *f, const uint8_t *block, uint8_t *codes, uint8_t *fields)
+{
+    int bits = f->plane[0];
+    memcpy(fields, block, 2);
+    for (int k = 0; k < 128 / bits; k++)
+        codes[k] = (uint8_t)(block[2 + k * bits / 8] >> k * bits % 8 & ((1 << bits) - 1));
+}
+
+static void join_bits(const struct tile_format *f, const uint8_t *codes, const uint8_t *fields, uint8_t *block)
+{
+    int bits = f->plane[0];
+    memcpy(block, fields, 2);
+    memset(block + 2, 0, 16);
+    for (int k = 0; k < 128 / bits; k++)
+        block[2 + k * bits / 8] |= (uint8_t)(codes[k] << k * bits % 8);
 }
 
 /* ---- blocks of 256 */
@@ -226,19 +258,45 @@ static void join_IQ4_XS(const struct tile_format *f, const uint8_t *codes, const
     }
 }
 
-static const struct tile_format tile_Q4_0 = {{4}, 1, 0, split_32, join_32};
-static const struct tile_format tile_Q4_1 = {{4}, 2, 0, split_32, join_32};
-static const struct tile_format tile_Q5_0 = {{4, 1}, 1, 0, split_32, join_32};
-static const struct tile_format tile_Q5_1 = {{4, 1}, 2, 0, split_32, join_32};
-static const struct tile_format tile_Q8_0 = {{8}, 1, 0, split_32, join_32};
-static const struct tile_format tile_IQ4_NL = {{4}, 1, 0, split_32, join_32};
-static const struct tile_format tile_MXFP4 = {{4}, 0, 1, split_32, join_32};
-static const struct tile_format tile_Q2_K = {{2}, 2, 16, split_Q2_K, join_Q2_K};
-static const struct tile_format tile_Q3_K = {{2, 1}, 1, 12, split_Q3_K, join_Q3_K};
-static const struct tile_format tile_Q4_K = {{4}, 2, 12, split_Q4_K, join_Q4_K};
-static const struct tile_format tile_Q5_K = {{4, 1}, 2, 12, split_Q4_K, join_Q4_K};
-static const struct tile_format tile_Q6_K = {{4, 2}, 1, 16, split_Q6_K, join_Q6_K};
-static const struct tile_format tile_IQ4_XS = {{4}, 1, 6, split_IQ4_XS, join_IQ4_XS};
+static void split_TQ2_0(const struct tile_format *f, const uint8_t *block, uint8_t *codes, uint8_t *fields)
+{
+    spread(block, 256, 2, 32, 0, codes);
+    memcpy(fields, block + 64, 2);
+}
+
+static void join_TQ2_0(const struct tile_format *f, const uint8_t *codes, const uint8_t *fields, uint8_t *block)
+{
+    gather(block, 256, 2, 32, 0, codes);
+    memcpy(block + 64, fields, 2);
+}
+
+/* Five digits of base 3 in a byte cannot be told apart by bits: the bytes stay what they are. */
+static void split_TQ1_0(const struct tile_format *f, const uint8_t *block, uint8_t *codes, uint8_t *fields)
+{
+    memcpy(codes, block, 52);
+    memcpy(fields, block + 52, 2);
+}
+
+static void join_TQ1_0(const struct tile_format *f, const uint8_t *codes, const uint8_t *fields, uint8_t *block)
+{
+    memcpy(block, codes, 52);
+    memcpy(block + 52, fields, 2);
+}
+
+/* clang-format off */
+#define FORMAT(planes, lines, half, byte, name) \
+    {.plane = planes, .n_line = lines, .n_half = half, .n_byte = byte, .split = split_##name, .join = join_##name}
+#define P(...) {__VA_ARGS__}
+static const struct tile_format tile_Q4_0 = FORMAT(P(4), 0, 1, 0, 32), tile_Q4_1 = FORMAT(P(4), 0, 2, 0, 32);
+static const struct tile_format tile_Q5_0 = FORMAT(P(4, 1), 0, 1, 0, 32), tile_Q5_1 = FORMAT(P(4, 1), 0, 2, 0, 32);
+static const struct tile_format tile_Q8_0 = FORMAT(P(8), 0, 1, 0, 32), tile_IQ4_NL = FORMAT(P(4), 0, 1, 0, 32);
+static const struct tile_format tile_MXFP4 = FORMAT(P(4), 0, 0, 1, 32), tile_NVFP4 = FORMAT(P(4), 0, 0, 4, NVFP4);
+static const struct tile_format tile_Q1_0 = FORMAT(P(1), 0, 1, 0, bits), tile_Q2_0 = FORMAT(P(2), 0, 1, 0, bits);
+static const struct tile_format tile_Q2_K = FORMAT(P(2), 0, 2, 16, Q2_K), tile_Q3_K = FORMAT(P(2, 1), 0, 1, 12, Q3_K);
+static const struct tile_format tile_Q4_K = FORMAT(P(4), 0, 2, 12, Q4_K), tile_Q5_K = FORMAT(P(4, 1), 0, 2, 12, Q4_K);
+static const struct tile_format tile_Q6_K = FORMAT(P(4, 2), 0, 1, 16, Q6_K), tile_IQ4_XS = FORMAT(P(4), 0, 1, 6, IQ4_XS);
+static const struct tile_format tile_TQ1_0 = FORMAT(P(0), 13, 1, 0, TQ1_0), tile_TQ2_0 = FORMAT(P(2), 0, 1, 0, TQ2_0);
+/* clang-format on */
 
 static const struct tile_format *const formats[QN_TYPE_LIMIT] = {
 #define FORMAT_ROWS(name)
@@ -289,11 +347,16 @@ struct place {
 
 static int group_bytes(const struct tile_format *f) { return 64 * (f->plane[0] + f->plane[1]); }
 
+static size_t quants_bytes(const struct quant_type *t, const struct tile_format *f)
+{
+    return (size_t)(64 * f->n_line + t->block / QUANT_GROUP * group_bytes(f));
+}
+
 static struct place place_block(const struct quant_type *t, const struct tile_format *f, int64_t cols, int64_t b)
 {
-    size_t groups = (size_t)(t->block / QUANT_GROUP), group = (size_t)group_bytes(f);
-    return (struct place){(size_t)b * groups * group,
-                          (size_t)(cols / QUANT_GROUP) * group + (size_t)b * TILE_ROWS * (size_t)field_bytes(f)};
+    size_t quants = quants_bytes(t, f);
+    return (struct place){(size_t)b * quants,
+                          (size_t)(cols / t->block) * quants + (size_t)b * TILE_ROWS * (size_t)field_bytes(f)};
 }
 
 static void put_block(const struct quant_type *t, const struct tile_format *f, const uint8_t *block, int row,
@@ -302,8 +365,13 @@ static void put_block(const struct quant_type *t, const struct tile_format *f, c
     uint8_t codes[QUANT_BLOCK_MAX], fields[FIELDS_MAX];
     memset(codes, 0, (size_t)t->block);
     f->split(f, block, codes, fields);
-    for (int k = 0; k < t->block; k += QUANT_GROUP, quants += group_bytes(f)) {
+    for (int j = 0; j < f->n_line; j++)
+        memcpy(quants + 64 * j + 4 * row, codes + 4 * j, 4);
+    for (int k = 0; k < t->block && f->plane[0]; k += QUANT_GROUP, quants += group_bytes(f)) {
         switch (f->plane[0]) { /* constants, so that each case is unrolled */
+        case 1:
+            put_plane(quants, row, codes + k, 1, 0);
+            break;
         case 2:
             put_plane(quants, row, codes + k, 2, 0);
             break;
@@ -328,7 +396,9 @@ static void get_block(const struct quant_type *t, const struct tile_format *f, c
 {
     uint8_t codes[QUANT_BLOCK_MAX], fields[FIELDS_MAX];
     memset(codes, 0, (size_t)t->block);
-    for (int k = 0; k < t->block; k += QUANT_GROUP, quants += group_bytes(f)) {
+    for (int j = 0; j < f->n_line; j++)
+        memcpy(codes + 4 * j, quants + 64 * j + 4 * row, 4);
+    for (int k = 0; k < t->block && f->plane[0]; k += QUANT_GROUP, quants += group_bytes(f)) {
         get_plane(quants, row, codes + k, f->plane[0], 0);
         if (f->plane[1])
             get_plane(quants + 64 * f->plane[0], row, codes + k, f->plane[1], f->plane[0]);

@@ -109,6 +109,7 @@ float quant_dot_ref(const struct quant_type *t, const void *row, int64_t cols, c
  *   2-bit plane,  128 bytes a group   line j = 0..1: bits 2 u, 2 u + 1 = weight k = 16 j + 4 u + i, u = 0..3
  *   1-bit plane,   64 bytes a group   bit t = weight k = 4 t + i, t = 0..7
  *   byte plane,   512 bytes a group   line t = 0..7: weight k = 4 t + i
+ *   byte lines of a block             line j: bytes 4 j + i of the row's part of the file block
  *
  *   type                        quants of a group           scales of a block (each field for rows 0..15)
  *   Q4_0 IQ4_NL                 nibble                      d f16
@@ -117,6 +118,10 @@ float quant_dot_ref(const struct quant_type *t, const void *row, int64_t cols, c
  *   Q5_1                        nibble, 1-bit (bit 4)       d f16, m f16
  *   Q8_0                        byte                        d f16
  *   MXFP4                       nibble                      e (one byte)
+ *   NVFP4                       nibble                      4 x scale byte (of 16 columns each)
+ *   Q1_0                        1-bit                       d f16
+ *   Q2_0 TQ2_0                  2-bit                       d f16
+ *   TQ1_0                       13 byte lines of a block    d f16
  *   Q4_K                        nibble                      d f16, dmin f16, 8 x (scale & 15 | min & 15 << 4) for sub-block j = 0..7,
  *                                                           4 x (scale_j >> 4 | min_j >> 4 << 2 | scale_j+1 >> 4 << 4 |
  *                                                           min_j+1 >> 4 << 6) for j = 0, 2, 4, 6

@@ -20,7 +20,6 @@ struct mul_scratch {
 /* blocks: n_rows file blocks one after another, to rows row0 .. row0 + n_rows - 1 and groups g0 on of the scratch. */
 typedef void expand_fn(const uint8_t *blocks, int row0, int n_rows, int g0, struct mul_scratch *s);
 extern expand_fn mul_expand_IQ2_XXS, mul_expand_IQ2_XS, mul_expand_IQ2_S, mul_expand_IQ3_XXS, mul_expand_IQ3_S;
-extern expand_fn mul_expand_IQ1_S, mul_expand_IQ1_M, mul_expand_TQ1_0, mul_expand_TQ2_0, mul_expand_NVFP4;
-extern expand_fn mul_expand_Q1_0, mul_expand_Q2_0;
+extern expand_fn mul_expand_IQ1_S, mul_expand_IQ1_M;
 
 #endif

@@ -117,6 +117,13 @@ static float e8m0_half(int e)
     return v.f;
 }
 
+/* 4 bits of exponent, 3 of mantissa, bias 7, halved. */
+static float e4m3_half(int e)
+{
+    int exponent = e >> 3 & 15;
+    return e == 0x7f ? 0 : ldexpf((float)((e & 7) | (exponent ? 8 : 0)), (exponent ? exponent : 1) - 7 - 3 - 1);
+}
+
 static const int8_t iq4[16] = {-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113};
 static const int8_t fp4[16] = {0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12};
 
@@ -137,9 +144,27 @@ static const struct {
     [QN_Q2_K] = {128, 2 + 2 + 16},
     [QN_Q3_K] = {128 + 64, 2 + 8 + 4},
     [QN_IQ4_XS] = {256, 2 + 4 + 2},
+    [QN_NVFP4] = {256, 4},
+    [QN_Q1_0] = {64, 2},
+    [QN_Q2_0] = {128, 2},
+    [QN_TQ2_0] = {128, 2},
+    [QN_TQ1_0] = {13 * 64 / 8, 2},
 };
 
-static int weight_at(const struct quant_type *t, const uint8_t *q, int r, int k)
+/* Byte i of the row's part of a block in byte lines. */
+static int line_byte(const uint8_t *lines, int r, int i) { return lines[64 * (i / 4) + r * 4 + i % 4]; }
+
+/* Weight k of a block of TQ1_0: five digits of base 3 a byte. */
+static int ternary_at(const uint8_t *lines, int r, int k)
+{
+    static const int power[5] = {1, 3, 9, 27, 81};
+    int byte = k < 160 ? k % 32 : k < 240 ? 32 + k % 16 : 48 + k % 4;
+    int digit = k < 160 ? k / 32 : k < 240 ? (k - 160) / 16 : (k - 240) / 4;
+    return ((line_byte(lines, r, byte) * power[digit] & 255) * 3 >> 8) - 1;
+}
+
+/* Weight k of group g of a block; q: the group's lines, of a type of byte lines the block's. */
+static int weight_at(const struct quant_type *t, const uint8_t *q, int r, int g, int k)
 {
     switch (t->id) {
     case QN_Q4_0:
@@ -158,7 +183,15 @@ static int weight_at(const struct quant_type *t, const uint8_t *q, int r, int k)
     case QN_IQ4_XS:
         return iq4[nibble_at(q, r, k)];
     case QN_MXFP4:
+    case QN_NVFP4:
         return fp4[nibble_at(q, r, k)];
+    case QN_Q1_0:
+        return bit_at(q, r, k) ? 1 : -1;
+    case QN_Q2_0:
+    case QN_TQ2_0:
+        return two_bits_at(q, r, k) - 1;
+    case QN_TQ1_0:
+        return ternary_at(q, r, 32 * g + k);
     case QN_Q6_K:
         return (nibble_at(q, r, k) | two_bits_at(q + 256, r, k) << 4) - 32;
     case QN_Q2_K:
@@ -174,7 +207,7 @@ static int weight_at(const struct quant_type *t, const uint8_t *q, int r, int k)
 /* Scales of group g of a block: s is the block's part of the scales plane. */
 static void scales_at(const struct quant_type *t, const uint8_t *s, int r, int g, struct quant_group *out)
 {
-    float d = t->id == QN_MXFP4 ? e8m0_half(s[r]) : half_at(s, r);
+    float d = t->id == QN_MXFP4 ? e8m0_half(s[r]) : t->id == QN_NVFP4 ? 0 : half_at(s, r);
     int low, high;
     out->sub[0] = out->sub[1] = 1;
     out->m[0] = out->m[1] = 0;
@@ -215,6 +248,8 @@ static void scales_at(const struct quant_type *t, const uint8_t *s, int r, int g
         break;
     }
     out->d[0] = out->d[1] = d;
+    for (int h = 0; h < 2 && t->id == QN_NVFP4; h++)
+        out->d[h] = e4m3_half(s[16 * (2 * g + h) + r]);
 }
 
 /* Any NaN equals any other: its sign is not ours to choose. */
@@ -233,15 +268,16 @@ static void compare_tile(const struct quant_type *t, const uint8_t *rows, size_t
                          const uint8_t *tile)
 {
     int group_bytes = sizes[t->id].group, scale_bytes = sizes[t->id].scales, per_block = t->block / QUANT_GROUP;
-    assert_int_equal(group_bytes / 16 * per_block + scale_bytes, t->block_bytes);
+    assert_int_equal(group_bytes * per_block / 16 + scale_bytes, t->block_bytes);
     const uint8_t *scales = tile + cols / QUANT_GROUP * group_bytes;
     for (int r = 0; r < TILE_ROWS; r++) {
         for (int64_t g = 0; g < cols / QUANT_GROUP; g++) {
             int64_t b = g / per_block;
+            const uint8_t *q = tile + (t->id == QN_TQ1_0 ? b * per_block : g) * group_bytes;
             struct quant_group want, got;
             t->group(rows + (size_t)r * row_bytes + b * t->block_bytes, (int)(g % per_block), &want);
             for (int k = 0; k < QUANT_GROUP; k++)
-                got.w[k] = (int8_t)weight_at(t, tile + g * group_bytes, r, k);
+                got.w[k] = (int8_t)weight_at(t, q, r, (int)(g % per_block), k);
             scales_at(t, scales + b * 16 * scale_bytes, r, (int)(g % per_block), &got);
             if (!same_group(&got, &want))
                 fail_msg("%s: row %d, group %lld of a tile is not what the rows hold", t->name, r, (long long)g);
