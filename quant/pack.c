@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: MIT */
 /* The packed layout: 16 rows to a tile and back.  What the bytes of a tile mean is written in quant.h.
- * For the bit-field formats a file block is split into codes (the stored bits of each weight, one byte a weight) and fields
- * (scales, as the layout orders them); planes then spread the codes over lines of 16 rows.  Both steps only move bits, so a
- * block of zeros is zeros in a tile too. */
+ * For the bit-field formats the stored bits of each weight, its code, go from one or two bit fields of the file's block to planes of
+ * lines of 16 rows; the rest of the block, its scales, are the fields, ordered as the layout has them.  Packing only moves bits, so a
+ * block of zeros is zeros in a tile too.  It is compiled once for every type, with all widths and places known: loading a model waits
+ * for it. */
 #include "quant/blocks.h"
 
 #include <assert.h>
@@ -10,292 +11,184 @@
 /* Called with constants: shifts and steps are known in each place. */
 #define ALWAYS_INLINE static inline __attribute__((always_inline))
 
-enum { FIELDS_MAX = 20 };
+enum { FIELDS_MAX = 20, WORDS = QUANT_GROUP / 4 };
+
+/* `width` bits of every weight, from byte `at` of the block: each run of `run` bytes holds 8 / width runs of weights, the first in the
+ * lowest bits.  A run is 1 byte, so that the weights' bits follow each other, or a multiple of 4. */
+struct bits {
+    uint8_t at, width, run;
+};
 
 /* How a type of layout TILES lies in a tile. */
 struct tile_format {
-    uint8_t plane[2]; /* bits a weight of each quants plane, lowest bits of the code first; 0: none */
+    struct bits plane[2]; /* lowest bits of the code first; width 0: none */
     uint8_t n_line; /* without planes: lines of a block that hold 4 bytes of each row as they are */
     uint8_t n_half, n_byte; /* scale fields of a block: two-byte ones, then one-byte ones */
-    void (*split)(const struct tile_format *f, const uint8_t *block, uint8_t *codes, uint8_t *fields);
-    void (*join)(const struct tile_format *f, const uint8_t *codes, const uint8_t *fields, uint8_t *block);
+    uint8_t fields_at; /* where they lie in the block, as they are, unless: */
+    void (*get_fields)(const uint8_t *block, uint8_t *fields);
+    void (*put_fields)(const uint8_t *fields, uint8_t *block);
 };
 
-static int field_bytes(const struct tile_format *f) { return 2 * f->n_half + f->n_byte; }
+static inline int field_bytes(const struct tile_format *f) { return 2 * f->n_half + f->n_byte; }
 
-/* ---- bit fields of n weights
+/* ---- codes
  *
- * A field of `bits` bits of each weight: each run of `run` bytes (a multiple of 8) holds 8 / bits runs of weights, the first
- * in the lowest bits.  The bits are taken from, or added to, the codes at `shift`.  Eight bytes at once: masked to the field,
- * no bit leaves its byte, so that the byte order of the machine does not matter. */
+ * Four codes at once, one a byte of a word, the first in the lowest: masked to the field, no bit leaves its byte. */
 
-static uint64_t in_all_bytes(int bits) { return 0x0101010101010101u * ((1u << bits) - 1); }
+static inline uint32_t in_all_bytes(int bits) { return 0x01010101u * ((1u << bits) - 1); }
 
-ALWAYS_INLINE void spread(const uint8_t *p, int n, int bits, int run, int shift, uint8_t *codes)
+static inline uint32_t load_word(const uint8_t *p)
 {
-    int per_byte = 8 / bits;
-    uint64_t mask = in_all_bytes(bits), from, to;
-    for (int k = 0; k < n; k += 8) {
-        memcpy(&from, p + k / (run * per_byte) * run + k % run, 8);
-        memcpy(&to, codes + k, 8);
-        to |= (from >> k / run % per_byte * bits & mask) << shift;
-        memcpy(codes + k, &to, 8);
-    }
+    uint32_t word;
+    memcpy(&word, p, 4);
+    return word;
 }
 
-ALWAYS_INLINE void gather(uint8_t *p, int n, int bits, int run, int shift, const uint8_t *codes)
+/* The field of weights k .. k + 3, k a multiple of 4. */
+ALWAYS_INLINE uint32_t take(const uint8_t *block, const struct bits *b, int k)
 {
-    int per_byte = 8 / bits;
-    uint64_t mask = in_all_bytes(bits), from, to;
-    memset(p, 0, (size_t)(n / per_byte));
-    for (int k = 0; k < n; k += 8) {
-        uint8_t *at = p + k / (run * per_byte) * run + k % run;
-        memcpy(&from, codes + k, 8);
-        memcpy(&to, at, 8);
-        to |= (from >> shift & mask) << k / run % per_byte * bits;
-        memcpy(at, &to, 8);
+    int per_byte = 8 / b->width;
+    const uint8_t *p = block + b->at;
+    if (b->run == 1) {
+        uint32_t four = p[k / per_byte] >> k % per_byte * b->width & ((1u << 4 * b->width) - 1);
+        int up = 8 - b->width; /* from weight to weight, each to a byte of its own */
+        return (four | four << up | four << 2 * up | four << 3 * up) & in_all_bytes(b->width);
     }
+    return load_word(p + k / (b->run * per_byte) * b->run + k % b->run) >> k / b->run % per_byte * b->width &
+           in_all_bytes(b->width);
 }
 
-/* ---- blocks of 32: the fields, then fifth bits where there are any, then nibbles or bytes */
-
-static void split_32(const struct tile_format *f, const uint8_t *block, uint8_t *codes, uint8_t *fields)
+/* Adds it to a block of zeros. */
+ALWAYS_INLINE void give(uint8_t *block, const struct bits *b, int k, uint32_t codes)
 {
-    memcpy(fields, block, (size_t)field_bytes(f));
-    const uint8_t *qs = block + field_bytes(f);
-    if (f->plane[0] == 8) {
-        memcpy(codes, qs, 32);
+    int per_byte = 8 / b->width;
+    uint8_t *p = block + b->at;
+    if (b->run == 1) {
+        for (int i = 0; i < 4; i++)
+            p[(k + i) / per_byte] |= (uint8_t)((codes >> 8 * i & 255) << (k + i) % per_byte * b->width);
         return;
     }
-    if (f->plane[1]) {
-        uint32_t high = load_u32(qs);
-        for (int k = 0; k < 32; k++)
-            codes[k] = (uint8_t)((high >> k & 1) << 4);
-        qs += 4;
-    }
-    spread(qs, 32, 4, 16, 0, codes);
+    p += k / (b->run * per_byte) * b->run + k % b->run;
+    uint32_t word = load_word(p) | codes << k / b->run % per_byte * b->width;
+    memcpy(p, &word, 4);
 }
 
-static void join_32(const struct tile_format *f, const uint8_t *codes, const uint8_t *fields, uint8_t *block)
-{
-    memcpy(block, fields, (size_t)field_bytes(f));
-    uint8_t *qs = block + field_bytes(f);
-    if (f->plane[0] == 8) {
-        memcpy(qs, codes, 32);
-        return;
-    }
-    if (f->plane[1]) {
-        memset(qs, 0, 4);
-        for (int k = 0; k < 32; k++)
-            qs[k / 8] |= (uint8_t)((codes[k] >> 4 & 1) << k % 8);
-        qs += 4;
-    }
-    gather(qs, 32, 4, 16, 0, codes);
-}
+/* ---- fields */
 
-/* Each 8 bytes two runs of 8 weights. */
-static void split_NVFP4(const struct tile_format *f, const uint8_t *block, uint8_t *codes, uint8_t *fields)
+static void get_fields_Q2_K(const uint8_t *block, uint8_t *fields)
 {
-    memcpy(fields, block, 4);
-    spread(block + 4, 64, 4, 8, 0, codes);
-}
-
-static void join_NVFP4(const struct tile_format *f, const uint8_t *codes, const uint8_t *fields, uint8_t *block)
-{
-    memcpy(block, fields, 4);
-    gather(block + 4, 64, 4, 8, 0, codes);
-}
-
-/* One or two bits of each weight, one weight after another: 128 or 64 of them. */
-static void split_bits(const struct tile_format *f, const uint8_t *block, uint8_t *codes, uint8_t *fields)
-{
-    int bits = f->plane[0];
-    memcpy(fields, block, 2);
-    for (int k = 0; k < 128 / bits; k++)
-        codes[k] = (uint8_t)(block[2 + k * bits / 8] >> k * bits % 8 & ((1 << bits) - 1));
-}
-
-static void join_bits(const struct tile_format *f, const uint8_t *codes, const uint8_t *fields, uint8_t *block)
-{
-    int bits = f->plane[0];
-    memcpy(block, fields, 2);
-    memset(block + 2, 0, 16);
-    for (int k = 0; k < 128 / bits; k++)
-        block[2 + k * bits / 8] |= (uint8_t)(codes[k] << k * bits % 8);
-}
-
-/* ---- blocks of 256 */
-
-/* Scales of 6 bits, n of them: low nibbles two a byte, then the high 2 bits four a byte. */
-static void put_scales6(uint8_t *fields, const uint8_t *scales, int n)
-{
-    memset(fields, 0, (size_t)(n / 2 + n / 4));
-    for (int i = 0; i < n; i++) {
-        fields[i / 2] |= (uint8_t)((scales[i] & 15) << 4 * (i % 2));
-        fields[n / 2 + i / 4] |= (uint8_t)(scales[i] >> 4 << 2 * (i % 4));
-    }
-}
-
-static void get_scales6(const uint8_t *fields, uint8_t *scales, int n)
-{
-    for (int i = 0; i < n; i++)
-        scales[i] = (uint8_t)((fields[i / 2] >> 4 * (i % 2) & 15) | (fields[n / 2 + i / 4] >> 2 * (i % 4) & 3) << 4);
-}
-
-static void split_Q2_K(const struct tile_format *f, const uint8_t *block, uint8_t *codes, uint8_t *fields)
-{
-    spread(block + 16, 256, 2, 32, 0, codes);
     memcpy(fields, block + 80, 4);
     memcpy(fields + 4, block, 16);
 }
 
-static void join_Q2_K(const struct tile_format *f, const uint8_t *codes, const uint8_t *fields, uint8_t *block)
+static void put_fields_Q2_K(const uint8_t *fields, uint8_t *block)
 {
-    gather(block + 16, 256, 2, 32, 0, codes);
     memcpy(block + 80, fields, 4);
     memcpy(block, fields + 4, 16);
 }
 
-static void split_Q3_K(const struct tile_format *f, const uint8_t *block, uint8_t *codes, uint8_t *fields)
+/* The file has scale h in nibble h / 8 of byte h % 8, its two high bits at bit 2 (h / 4) of byte 8 + h % 4. */
+static void get_fields_Q3_K(const uint8_t *block, uint8_t *fields)
 {
-    uint8_t scales[16];
-    spread(block + 32, 256, 2, 32, 0, codes);
-    spread(block, 256, 1, 32, 2, codes);
+    const uint8_t *s = block + 96;
     memcpy(fields, block + 108, 2);
-    for (int h = 0; h < 16; h++)
-        scales[h] = (uint8_t)q3_k_scale(block + 96, h);
-    put_scales6(fields + 2, scales, 16);
+    for (int i = 0; i < 4; i++) {
+        fields[2 + i] = (uint8_t)((s[2 * i] & 15) | s[2 * i + 1] << 4);
+        fields[6 + i] = (uint8_t)(s[2 * i] >> 4 | (s[2 * i + 1] & 0xf0));
+        fields[10 + i] = (uint8_t)((s[8] >> 2 * i & 3) | (s[9] >> 2 * i & 3) << 2 | (s[10] >> 2 * i & 3) << 4 |
+                                   (s[11] >> 2 * i & 3) << 6);
+    }
 }
 
-static void join_Q3_K(const struct tile_format *f, const uint8_t *codes, const uint8_t *fields, uint8_t *block)
+static void put_fields_Q3_K(const uint8_t *fields, uint8_t *block)
 {
-    uint8_t scales[16];
-    gather(block + 32, 256, 2, 32, 0, codes);
-    gather(block, 256, 1, 32, 2, codes);
+    uint8_t *s = block + 96;
     memcpy(block + 108, fields, 2);
-    get_scales6(fields + 2, scales, 16);
-    memset(block + 96, 0, 12);
-    for (int h = 0; h < 16; h++) {
-        block[96 + h % 8] |= (uint8_t)((scales[h] & 15) << 4 * (h / 8));
-        block[104 + h % 4] |= (uint8_t)(scales[h] >> 4 << 2 * (h / 4));
+    for (int i = 0; i < 4; i++) {
+        s[2 * i] = (uint8_t)((fields[2 + i] & 15) | fields[6 + i] << 4);
+        s[2 * i + 1] = (uint8_t)(fields[2 + i] >> 4 | (fields[6 + i] & 0xf0));
+        s[8 + i] = (uint8_t)((fields[10] >> 2 * i & 3) | (fields[11] >> 2 * i & 3) << 2 |
+                             (fields[12] >> 2 * i & 3) << 4 | (fields[13] >> 2 * i & 3) << 6);
     }
 }
 
-/* Q4_K, and Q5_K with its fifth bits. */
-static void split_Q4_K(const struct tile_format *f, const uint8_t *block, uint8_t *codes, uint8_t *fields)
+/* Q4_K and Q5_K: bytes 0-3 and 4-7 hold the first four scales and minima in their low 6 bits; of the last four, bytes 8-11 hold the
+ * low 4 bits and the top 2 bits of bytes 0-7 the rest. */
+static void get_fields_Q4_K(const uint8_t *block, uint8_t *fields)
 {
-    const uint8_t *qs = block + 16;
-    uint8_t pairs[16]; /* scale, min of each sub-block */
-    if (f->plane[1]) {
-        spread(qs, 256, 1, 32, 4, codes);
-        qs += 32;
-    }
-    spread(qs, 256, 4, 32, 0, codes);
+    const uint8_t *s = block + 4;
     memcpy(fields, block, 4);
-    for (int j = 0; j < 8; j++) {
-        int scale, min;
-        q4_k_scale(block + 4, j, &scale, &min);
-        pairs[2 * j] = (uint8_t)scale;
-        pairs[2 * j + 1] = (uint8_t)min;
-    }
-    put_scales6(fields + 4, pairs, 16);
+    uint32_t scale = load_word(s), min = load_word(s + 4), low = (scale & 0x0f0f0f0f) | (min & 0x0f0f0f0f) << 4;
+    uint32_t first = (scale >> 4 & 0x03030303) | (min >> 2 & 0x0c0c0c0c); /* high bits, a nibble for each sub-block */
+    uint32_t last = (scale >> 6 & 0x03030303) | (min >> 4 & 0x0c0c0c0c);
+    uint8_t high[8];
+    memcpy(high, &first, 4);
+    memcpy(high + 4, &last, 4);
+    memcpy(fields + 4, &low, 4);
+    memcpy(fields + 8, s + 8, 4);
+    for (int i = 0; i < 4; i++)
+        fields[12 + i] = (uint8_t)(high[2 * i] | high[2 * i + 1] << 4);
 }
 
-static void join_Q4_K(const struct tile_format *f, const uint8_t *codes, const uint8_t *fields, uint8_t *block)
+static void put_fields_Q4_K(const uint8_t *fields, uint8_t *block)
 {
-    uint8_t *qs = block + 16, *s = block + 4, pairs[16];
-    if (f->plane[1]) {
-        gather(qs, 256, 1, 32, 4, codes);
-        qs += 32;
-    }
-    gather(qs, 256, 4, 32, 0, codes);
+    uint8_t *s = block + 4;
     memcpy(block, fields, 4);
-    get_scales6(fields + 4, pairs, 16);
+    memcpy(s + 8, fields + 8, 4);
     for (int j = 0; j < 4; j++) {
-        const uint8_t *a = pairs + 2 * j, *b = pairs + 2 * (j + 4);
-        s[j] = (uint8_t)(a[0] | b[0] >> 4 << 6);
-        s[j + 4] = (uint8_t)(a[1] | b[1] >> 4 << 6);
-        s[j + 8] = (uint8_t)((b[0] & 15) | (b[1] & 15) << 4);
+        int first = fields[12 + j / 2] >> 4 * (j % 2), last = fields[14 + j / 2] >> 4 * (j % 2);
+        s[j] = (uint8_t)((fields[4 + j] & 15) | (first & 3) << 4 | (last & 3) << 6);
+        s[j + 4] = (uint8_t)(fields[4 + j] >> 4 | (first >> 2 & 3) << 4 | (last >> 2 & 3) << 6);
     }
 }
 
-static void split_Q6_K(const struct tile_format *f, const uint8_t *block, uint8_t *codes, uint8_t *fields)
+static void get_fields_Q6_K(const uint8_t *block, uint8_t *fields)
 {
-    spread(block, 256, 4, 64, 0, codes);
-    spread(block + 128, 256, 2, 32, 4, codes);
     memcpy(fields, block + 208, 2);
     memcpy(fields + 2, block + 192, 16);
 }
 
-static void join_Q6_K(const struct tile_format *f, const uint8_t *codes, const uint8_t *fields, uint8_t *block)
+static void put_fields_Q6_K(const uint8_t *fields, uint8_t *block)
 {
-    gather(block, 256, 4, 64, 0, codes);
-    gather(block + 128, 256, 2, 32, 4, codes);
     memcpy(block + 208, fields, 2);
     memcpy(block + 192, fields + 2, 16);
 }
 
-static void split_IQ4_XS(const struct tile_format *f, const uint8_t *block, uint8_t *codes, uint8_t *fields)
+/* The file has the high bits in front of the low ones. */
+static void get_fields_IQ4_XS(const uint8_t *block, uint8_t *fields)
 {
-    uint8_t scales[8];
-    spread(block + 8, 256, 4, 16, 0, codes);
     memcpy(fields, block, 2);
-    for (int g = 0; g < 8; g++)
-        scales[g] = (uint8_t)iq4_xs_scale(block, g);
-    put_scales6(fields + 2, scales, 8);
+    memcpy(fields + 2, block + 4, 4);
+    memcpy(fields + 6, block + 2, 2);
 }
 
-static void join_IQ4_XS(const struct tile_format *f, const uint8_t *codes, const uint8_t *fields, uint8_t *block)
+static void put_fields_IQ4_XS(const uint8_t *fields, uint8_t *block)
 {
-    uint8_t scales[8];
-    gather(block + 8, 256, 4, 16, 0, codes);
     memcpy(block, fields, 2);
-    get_scales6(fields + 2, scales, 8);
-    memset(block + 2, 0, 6);
-    for (int g = 0; g < 8; g++) {
-        block[2 + g / 4] |= (uint8_t)(scales[g] >> 4 << 2 * (g % 4));
-        block[4 + g / 2] |= (uint8_t)((scales[g] & 15) << 4 * (g % 2));
-    }
-}
-
-static void split_TQ2_0(const struct tile_format *f, const uint8_t *block, uint8_t *codes, uint8_t *fields)
-{
-    spread(block, 256, 2, 32, 0, codes);
-    memcpy(fields, block + 64, 2);
-}
-
-static void join_TQ2_0(const struct tile_format *f, const uint8_t *codes, const uint8_t *fields, uint8_t *block)
-{
-    gather(block, 256, 2, 32, 0, codes);
-    memcpy(block + 64, fields, 2);
-}
-
-/* Five digits of base 3 in a byte cannot be told apart by bits: the bytes stay what they are. */
-static void split_TQ1_0(const struct tile_format *f, const uint8_t *block, uint8_t *codes, uint8_t *fields)
-{
-    memcpy(codes, block, 52);
-    memcpy(fields, block + 52, 2);
-}
-
-static void join_TQ1_0(const struct tile_format *f, const uint8_t *codes, const uint8_t *fields, uint8_t *block)
-{
-    memcpy(block, codes, 52);
-    memcpy(block + 52, fields, 2);
+    memcpy(block + 4, fields + 2, 4);
+    memcpy(block + 2, fields + 6, 2);
 }
 
 /* clang-format off */
-#define FORMAT(planes, lines, half, byte, name) \
-    {.plane = planes, .n_line = lines, .n_half = half, .n_byte = byte, .split = split_##name, .join = join_##name}
-#define P(...) {__VA_ARGS__}
-static const struct tile_format tile_Q4_0 = FORMAT(P(4), 0, 1, 0, 32), tile_Q4_1 = FORMAT(P(4), 0, 2, 0, 32);
-static const struct tile_format tile_Q5_0 = FORMAT(P(4, 1), 0, 1, 0, 32), tile_Q5_1 = FORMAT(P(4, 1), 0, 2, 0, 32);
-static const struct tile_format tile_Q8_0 = FORMAT(P(8), 0, 1, 0, 32), tile_IQ4_NL = FORMAT(P(4), 0, 1, 0, 32);
-static const struct tile_format tile_MXFP4 = FORMAT(P(4), 0, 0, 1, 32), tile_NVFP4 = FORMAT(P(4), 0, 0, 4, NVFP4);
-static const struct tile_format tile_Q1_0 = FORMAT(P(1), 0, 1, 0, bits), tile_Q2_0 = FORMAT(P(2), 0, 1, 0, bits);
-static const struct tile_format tile_Q2_K = FORMAT(P(2), 0, 2, 16, Q2_K), tile_Q3_K = FORMAT(P(2, 1), 0, 1, 12, Q3_K);
-static const struct tile_format tile_Q4_K = FORMAT(P(4), 0, 2, 12, Q4_K), tile_Q5_K = FORMAT(P(4, 1), 0, 2, 12, Q4_K);
-static const struct tile_format tile_Q6_K = FORMAT(P(4, 2), 0, 1, 16, Q6_K), tile_IQ4_XS = FORMAT(P(4), 0, 1, 6, IQ4_XS);
-static const struct tile_format tile_TQ1_0 = FORMAT(P(0), 13, 1, 0, TQ1_0), tile_TQ2_0 = FORMAT(P(2), 0, 1, 0, TQ2_0);
+/* planes of {byte, width, run}, lines, fields of two bytes and of one, where */
+static const struct tile_format tile_Q4_0 = {{{2, 4, 16}}, 0, 1, 0, 0, NULL, NULL};
+static const struct tile_format tile_Q4_1 = {{{4, 4, 16}}, 0, 2, 0, 0, NULL, NULL};
+static const struct tile_format tile_Q5_0 = {{{6, 4, 16}, {2, 1, 1}}, 0, 1, 0, 0, NULL, NULL};
+static const struct tile_format tile_Q5_1 = {{{8, 4, 16}, {4, 1, 1}}, 0, 2, 0, 0, NULL, NULL};
+static const struct tile_format tile_Q8_0 = {{{2, 8, 32}}, 0, 1, 0, 0, NULL, NULL};
+static const struct tile_format tile_IQ4_NL = {{{2, 4, 16}}, 0, 1, 0, 0, NULL, NULL};
+static const struct tile_format tile_MXFP4 = {{{1, 4, 16}}, 0, 0, 1, 0, NULL, NULL};
+static const struct tile_format tile_NVFP4 = {{{4, 4, 8}}, 0, 0, 4, 0, NULL, NULL};
+static const struct tile_format tile_Q1_0 = {{{2, 1, 1}}, 0, 1, 0, 0, NULL, NULL};
+static const struct tile_format tile_Q2_0 = {{{2, 2, 1}}, 0, 1, 0, 0, NULL, NULL};
+static const struct tile_format tile_TQ1_0 = {{{0}}, 13, 1, 0, 52, NULL, NULL};
+static const struct tile_format tile_TQ2_0 = {{{0, 2, 32}}, 0, 1, 0, 64, NULL, NULL};
+static const struct tile_format tile_Q2_K = {{{16, 2, 32}}, 0, 2, 16, 0, get_fields_Q2_K, put_fields_Q2_K};
+static const struct tile_format tile_Q3_K = {{{32, 2, 32}, {0, 1, 32}}, 0, 1, 12, 0, get_fields_Q3_K, put_fields_Q3_K};
+static const struct tile_format tile_Q4_K = {{{16, 4, 32}}, 0, 2, 12, 0, get_fields_Q4_K, put_fields_Q4_K};
+static const struct tile_format tile_Q5_K = {{{48, 4, 32}, {16, 1, 32}}, 0, 2, 12, 0, get_fields_Q4_K, put_fields_Q4_K};
+static const struct tile_format tile_Q6_K = {{{0, 4, 64}, {128, 2, 32}}, 0, 1, 16, 0, get_fields_Q6_K, put_fields_Q6_K};
+static const struct tile_format tile_IQ4_XS = {{{8, 4, 16}}, 0, 1, 6, 0, get_fields_IQ4_XS, put_fields_IQ4_XS};
 /* clang-format on */
 
 static const struct tile_format *const formats[QN_TYPE_LIMIT] = {
@@ -305,38 +198,31 @@ static const struct tile_format *const formats[QN_TYPE_LIMIT] = {
 #define QUANT_TYPE(name, id, block, bytes, rule, layout) FORMAT_##layout(name)
 #include "quant/types.def"
 #undef QUANT_TYPE
+#undef FORMAT_TILES
 };
 
 /* ---- planes */
 
 /* One row's 32 codes in one plane of a group: bits [shift, shift + width) of four codes at a time, in all bytes of a word at
  * once, to the row's word in each of the plane's `width` lines. */
-ALWAYS_INLINE void put_plane(uint8_t *lines, int row, const uint8_t *codes, int width, int shift)
+ALWAYS_INLINE void put_plane(uint8_t *lines, int row, const uint32_t *codes, int width)
 {
-    uint32_t mask = 0x01010101u * ((1u << width) - 1);
+#pragma GCC unroll 8
     for (int j = 0; j < width; j++) {
         uint32_t line = 0;
-        for (int u = 0; u < 8 / width; u++) {
-            uint32_t four;
-            memcpy(&four, codes + 4 * (8 / width * j + u), 4);
-            line |= (four >> shift & mask) << width * u;
-        }
+#pragma GCC unroll 8
+        for (int u = 0; u < 8 / width; u++)
+            line |= codes[8 / width * j + u] << width * u;
         memcpy(lines + 64 * j + 4 * row, &line, 4);
     }
 }
 
-ALWAYS_INLINE void get_plane(const uint8_t *lines, int row, uint8_t *codes, int width, int shift)
+ALWAYS_INLINE void get_plane(const uint8_t *lines, int row, uint32_t *codes, int width)
 {
-    uint32_t mask = 0x01010101u * ((1u << width) - 1);
     for (int j = 0; j < width; j++) {
-        uint32_t line, four;
-        memcpy(&line, lines + 64 * j + 4 * row, 4);
-        for (int u = 0; u < 8 / width; u++) {
-            uint8_t *to = codes + 4 * (8 / width * j + u);
-            memcpy(&four, to, 4);
-            four |= (line >> width * u & mask) << shift;
-            memcpy(to, &four, 4);
-        }
+        uint32_t line = load_word(lines + 64 * j + 4 * row);
+        for (int u = 0; u < 8 / width; u++)
+            codes[8 / width * j + u] = line >> width * u & in_all_bytes(width);
     }
 }
 
@@ -345,46 +231,40 @@ struct place {
     size_t quants, scales;
 };
 
-static int group_bytes(const struct tile_format *f) { return 64 * (f->plane[0] + f->plane[1]); }
+static inline int group_bytes(const struct tile_format *f) { return 64 * (f->plane[0].width + f->plane[1].width); }
 
-static size_t quants_bytes(const struct quant_type *t, const struct tile_format *f)
+static inline struct place place_block(const struct tile_format *f, int weights, int64_t cols, int64_t b)
 {
-    return (size_t)(64 * f->n_line + t->block / QUANT_GROUP * group_bytes(f));
-}
-
-static struct place place_block(const struct quant_type *t, const struct tile_format *f, int64_t cols, int64_t b)
-{
-    size_t quants = quants_bytes(t, f);
+    size_t quants = (size_t)(64 * f->n_line + weights / QUANT_GROUP * group_bytes(f));
     return (struct place){(size_t)b * quants,
-                          (size_t)(cols / t->block) * quants + (size_t)b * TILE_ROWS * (size_t)field_bytes(f)};
+                          (size_t)(cols / weights) * quants + (size_t)b * TILE_ROWS * (size_t)field_bytes(f)};
 }
 
-static void put_block(const struct quant_type *t, const struct tile_format *f, const uint8_t *block, int row,
-                      uint8_t *quants, uint8_t *scales)
+ALWAYS_INLINE void put_block(const struct tile_format *f, int weights, const uint8_t *block, int row, uint8_t *quants,
+                             uint8_t *scales)
 {
-    uint8_t codes[QUANT_BLOCK_MAX], fields[FIELDS_MAX];
-    memset(codes, 0, (size_t)t->block);
-    f->split(f, block, codes, fields);
+    uint8_t fields[FIELDS_MAX];
     for (int j = 0; j < f->n_line; j++)
-        memcpy(quants + 64 * j + 4 * row, codes + 4 * j, 4);
-    for (int k = 0; k < t->block && f->plane[0]; k += QUANT_GROUP, quants += group_bytes(f)) {
-        switch (f->plane[0]) { /* constants, so that each case is unrolled */
-        case 1:
-            put_plane(quants, row, codes + k, 1, 0);
-            break;
-        case 2:
-            put_plane(quants, row, codes + k, 2, 0);
-            break;
-        case 4:
-            put_plane(quants, row, codes + k, 4, 0);
-            break;
-        default:
-            put_plane(quants, row, codes + k, 8, 0);
-            break;
+        memcpy(quants + 64 * j + 4 * row, block + 4 * j, 4);
+#pragma GCC unroll 8
+    for (int g = 0; g < weights / QUANT_GROUP; g++, quants += group_bytes(f)) {
+        uint8_t *lines = quants;
+#pragma GCC unroll 2
+        for (int p = 0; p < 2; p++) {
+            if (!f->plane[p].width)
+                continue;
+            uint32_t codes[WORDS];
+#pragma GCC unroll 8
+            for (int i = 0; i < WORDS; i++)
+                codes[i] = take(block, &f->plane[p], QUANT_GROUP * g + 4 * i);
+            put_plane(lines, row, codes, f->plane[p].width);
+            lines += 64 * f->plane[p].width;
         }
-        if (f->plane[1])
-            put_plane(quants + 64 * f->plane[0], row, codes + k, f->plane[1], f->plane[0]);
     }
+    if (f->get_fields)
+        f->get_fields(block, fields);
+    else
+        memcpy(fields, block + f->fields_at, (size_t)field_bytes(f));
     for (int i = 0; i < f->n_half; i++)
         memcpy(scales + 32 * i + 2 * row, fields + 2 * i, 2);
     for (int i = 0; i < f->n_byte; i++)
@@ -394,20 +274,28 @@ static void put_block(const struct quant_type *t, const struct tile_format *f, c
 static void get_block(const struct quant_type *t, const struct tile_format *f, const uint8_t *quants,
                       const uint8_t *scales, int row, uint8_t *block)
 {
-    uint8_t codes[QUANT_BLOCK_MAX], fields[FIELDS_MAX];
-    memset(codes, 0, (size_t)t->block);
+    uint8_t fields[FIELDS_MAX];
+    memset(block, 0, (size_t)t->block_bytes);
     for (int j = 0; j < f->n_line; j++)
-        memcpy(codes + 4 * j, quants + 64 * j + 4 * row, 4);
-    for (int k = 0; k < t->block && f->plane[0]; k += QUANT_GROUP, quants += group_bytes(f)) {
-        get_plane(quants, row, codes + k, f->plane[0], 0);
-        if (f->plane[1])
-            get_plane(quants + 64 * f->plane[0], row, codes + k, f->plane[1], f->plane[0]);
+        memcpy(block + 4 * j, quants + 64 * j + 4 * row, 4);
+    for (int k = 0; k < t->block; k += QUANT_GROUP) {
+        for (int p = 0; p < 2; quants += 64 * f->plane[p].width, p++) {
+            if (!f->plane[p].width)
+                continue;
+            uint32_t codes[WORDS];
+            get_plane(quants, row, codes, f->plane[p].width);
+            for (int i = 0; i < WORDS; i++)
+                give(block, &f->plane[p], k + 4 * i, codes[i]);
+        }
     }
     for (int i = 0; i < f->n_half; i++)
         memcpy(fields + 2 * i, scales + 32 * i + 2 * row, 2);
     for (int i = 0; i < f->n_byte; i++)
         fields[2 * f->n_half + i] = scales[32 * f->n_half + 16 * i + row];
-    f->join(f, codes, fields, block);
+    if (f->put_fields)
+        f->put_fields(fields, block);
+    else
+        memcpy(block + f->fields_at, fields, (size_t)field_bytes(f));
 }
 
 /* ---- tiles */
@@ -417,24 +305,63 @@ size_t pack_tile_bytes(const struct quant_type *t, int64_t cols)
     return (TILE_ROWS * quant_row_bytes(t, cols) + 63) & ~(size_t)63;
 }
 
+/* Every 16-row piece of the tile is written by all rows before the next one, so that its lines are complete when they leave the
+ * nearest cache. */
+ALWAYS_INLINE void pack_rows(const struct tile_format *f, int weights, int bytes, const uint8_t *rows, size_t row_bytes,
+                             int n_rows, int64_t cols, uint8_t *tile)
+{
+    for (int64_t b = 0; b < cols / weights; b++) {
+        struct place at = place_block(f, weights, cols, b);
+        for (int r = 0; r < n_rows; r++)
+            put_block(f, weights, rows + (size_t)r * row_bytes + (size_t)b * (size_t)bytes, r, tile + at.quants,
+                      tile + at.scales);
+    }
+}
+
+/* One function for every type, with its format as constants. */
+typedef void pack_fn(const uint8_t *rows, size_t row_bytes, int n_rows, int64_t cols, uint8_t *tile);
+#define FORMAT_TILES(name, block, bytes) \
+    static void pack_##name(const uint8_t *rows, size_t row_bytes, int n_rows, int64_t cols, uint8_t *tile) \
+    { \
+        pack_rows(&tile_##name, block, bytes, rows, row_bytes, n_rows, cols, tile); \
+    }
+#undef FORMAT_ROWS
+#undef FORMAT_BLOCKS
+#define FORMAT_ROWS(name, block, bytes)
+#define FORMAT_BLOCKS(name, block, bytes)
+#define QUANT_TYPE(name, id, block, bytes, rule, layout) FORMAT_##layout(name, block, bytes)
+#include "quant/types.def"
+#undef QUANT_TYPE
+#undef FORMAT_TILES
+
+static pack_fn *const packers[QN_TYPE_LIMIT] = {
+#define FORMAT_TILES(name, block, bytes)                 [QN_##name] = pack_##name,
+#define QUANT_TYPE(name, id, block, bytes, rule, layout) FORMAT_##layout(name, block, bytes)
+#include "quant/types.def"
+#undef QUANT_TYPE
+};
+
+/* Layout BLOCKS: whole file blocks. */
+static void pack_blocks(size_t bytes, const uint8_t *rows, size_t row_bytes, int n_rows, int64_t n_blocks,
+                        uint8_t *tile)
+{
+    for (int r = 0; r < n_rows; r++) {
+        const uint8_t *block = rows + (size_t)r * row_bytes;
+        for (int64_t b = 0; b < n_blocks; b++, block += bytes)
+            memcpy(tile + ((size_t)b * TILE_ROWS + (size_t)r) * bytes, block, bytes);
+    }
+}
+
 void pack_tile(const struct quant_type *t, const uint8_t *rows, size_t row_bytes, int n_rows, int64_t cols,
                uint8_t *tile)
 {
-    const struct tile_format *f = formats[t->id];
-    size_t bytes = (size_t)t->block_bytes;
     assert(t->layout != LAYOUT_ROWS && n_rows >= 1 && n_rows <= TILE_ROWS && cols % t->block == 0);
-    memset(tile, 0, pack_tile_bytes(t, cols));
-    for (int r = 0; r < n_rows; r++) {
-        const uint8_t *block = rows + (size_t)r * row_bytes;
-        for (int64_t b = 0; b < cols / t->block; b++, block += bytes) {
-            if (f) {
-                struct place at = place_block(t, f, cols, b);
-                put_block(t, f, block, r, tile + at.quants, tile + at.scales);
-            } else {
-                memcpy(tile + ((size_t)b * TILE_ROWS + (size_t)r) * bytes, block, bytes);
-            }
-        }
-    }
+    size_t written = n_rows == TILE_ROWS ? TILE_ROWS * quant_row_bytes(t, cols) : 0;
+    memset(tile + written, 0, pack_tile_bytes(t, cols) - written);
+    if (packers[t->id])
+        packers[t->id](rows, row_bytes, n_rows, cols, tile);
+    else
+        pack_blocks((size_t)t->block_bytes, rows, row_bytes, n_rows, cols / t->block, tile);
 }
 
 void unpack_blocks(const struct quant_type *t, const uint8_t *tile, int64_t cols, int row, int64_t b0, int64_t n_blocks,
@@ -445,7 +372,7 @@ void unpack_blocks(const struct quant_type *t, const uint8_t *tile, int64_t cols
     assert(t->layout != LAYOUT_ROWS && row >= 0 && row < TILE_ROWS);
     for (int64_t b = b0; b < b0 + n_blocks; b++, blocks += bytes) {
         if (f) {
-            struct place at = place_block(t, f, cols, b);
+            struct place at = place_block(f, t->block, cols, b);
             get_block(t, f, tile + at.quants, tile + at.scales, row, blocks);
         } else {
             memcpy(blocks, tile + ((size_t)b * TILE_ROWS + (size_t)row) * bytes, bytes);
