@@ -110,6 +110,10 @@ struct simd_ops {
         const struct delta_args *a); /* matrix (WY) form, chunks of up to 64 tokens counted from t = 0 */
 
     void (*to_f16)(uint16_t *y, const float *x, int n); /* clamped to +-65504, nearest even */
+
+    /* For measurements: that many rounds of independent dots of bytes from registers; returns how many multiplications and
+     * additions they were.  NULL: the level has no such instructions. */
+    double (*int_peak)(int64_t rounds);
 };
 
 /* Levels this build has and this machine can run, best first; ends with "c".  NULL-terminated. */

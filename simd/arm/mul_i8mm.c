@@ -35,4 +35,13 @@ static ALWAYS_INLINE void v_dot2(vi *s, vi *t, const vi *w, int n, const int8_t 
 #include "simd/mul.inc"
 #include "simd/mul_types.inc"
 
-void fill_mul_i8mm(struct simd_ops *ops) { mul_fill(ops, "i8mm"); }
+#define PEAK_DOT(s, w) vmmlaq_s32(s, vreinterpretq_s8_s32(w), vreinterpretq_s8_s32(w))
+#define PEAK_OPS       64
+#define PEAK_REGISTER  "w"
+#include "simd/peak.inc"
+
+void fill_mul_i8mm(struct simd_ops *ops)
+{
+    mul_fill(ops, "i8mm");
+    ops->int_peak = int_peak;
+}

@@ -10,4 +10,13 @@ enum { MAX_DIRECT = 4, FLOAT_ROWS = 2, FLOAT_COLS = 3 };
 #include "simd/mul_float.inc"
 #include "simd/mul_types.inc"
 
-void fill_mul_neon(struct simd_ops *ops) { mul_fill(ops, "neon"); }
+#define PEAK_DOT(s, w) vdotq_s32(s, vreinterpretq_s8_s32(w), vreinterpretq_s8_s32(w))
+#define PEAK_OPS       32
+#define PEAK_REGISTER  "w"
+#include "simd/peak.inc"
+
+void fill_mul_neon(struct simd_ops *ops)
+{
+    mul_fill(ops, "neon");
+    ops->int_peak = int_peak;
+}

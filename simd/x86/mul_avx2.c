@@ -96,4 +96,14 @@ static ALWAYS_INLINE vi v_negate(vi w, vi x, vi m)
 #include "simd/mul_float.inc"
 #include "simd/mul_types.inc"
 
-void fill_mul_avx2(struct simd_ops *ops) { mul_fill(ops, "avx2"); }
+/* As where many products fit 16 bits: their widening to 32 bits is left out. */
+#define PEAK_DOT(s, w) _mm256_add_epi16(s, _mm256_maddubs_epi16(w, s))
+#define PEAK_OPS       64
+#define PEAK_REGISTER  "x"
+#include "simd/peak.inc"
+
+void fill_mul_avx2(struct simd_ops *ops)
+{
+    mul_fill(ops, "avx2");
+    ops->int_peak = int_peak;
+}

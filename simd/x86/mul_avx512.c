@@ -85,4 +85,13 @@ static ALWAYS_INLINE vi v_negate(vi w, vi x, vi m)
 #include "simd/mul_float.inc"
 #include "simd/mul_types.inc"
 
-void fill_mul_avx512(struct simd_ops *ops) { mul_fill(ops, "avx512"); }
+#define PEAK_DOT(s, w) _mm512_dpbusd_epi32(s, w, w)
+#define PEAK_OPS       128
+#define PEAK_REGISTER  "v"
+#include "simd/peak.inc"
+
+void fill_mul_avx512(struct simd_ops *ops)
+{
+    mul_fill(ops, "avx512");
+    ops->int_peak = int_peak;
+}
