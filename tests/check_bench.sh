@@ -80,6 +80,16 @@ check "json" bench -t 1 -p 8 -n 3 -r 2 --format json
 is "json: rows" "$(grep -c '"phases":{' "$tmp/out")" 2
 is "json: brackets" "$(tr -cd '][}{' <"$tmp/out" | sed 's/[^][}{]//g; :a; s/{}//g; s/\[\]//g; ta')" ""
 
+# ---- barriers: they do not depend on the number of threads, their cost does
+check "barriers" bench -t 1,2 -p 40 -n 4 -r 1 --barriers --format csv
+is "barriers: rows" "$(columns test n_threads | tr '\n' ,)" "read 40 1,write 4 1,read 40 2,write 4 2,"
+is "barriers: counts" "$(columns barriers_per_step | sed -n 1,2p)" "$(columns barriers_per_step | sed -n 3,4p)"
+check "barriers: costs" awk 'NR > 2 { if ($1 < 10 || $2 <= 0 || $3 <= 0 || $3 >= 100 || $4 > $3 || $5 < $3) exit 1 }' <<end
+$(columns barrier_ns wait_per_barrier_ns wait_percent wait_least_percent wait_most_percent)
+end
+check "barriers: table" bench -t 1 -p 8 -n 0 -r 1 --barriers
+check "barriers: json" bench -t 1 -p 8 -n 0 -r 1 --barriers --format json
+
 # ---- limits: shares of them appear, in every row
 "$quern" bench -m "$demo" -t 1 -p 8 -n 3 -r 1 --format csv >"$tmp/out" 2>"$tmp/err"
 check "limits" awk '$1 <= 1e8 || $3 <= 0 { exit 1 }' <<end

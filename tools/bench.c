@@ -168,7 +168,7 @@ static void run_test(struct bench *b, struct result r)
     r.n_threads_batch = b->out.info.n_threads_batch;
     r.n_tokens = (r.n_prompt + r.n_gen) * r.n_seq;
     r.n_repeat = b->o->n_repeat;
-    if (!b->o->no_limits)
+    if (!b->o->no_limits && !b->o->barriers)
         r.limits = *bench_limits(r.n_gen ? r.n_threads : r.n_threads_batch, b->out.info.isa);
     r.s = xmalloc((size_t)r.n_repeat * sizeof *r.s);
     for (int i = 0; i < r.n_repeat; i++) {
@@ -279,6 +279,7 @@ int cmd_bench(struct opts *o)
     struct bench b = {.o = o,
                       .n_tests = count_tests(o),
                       .out = {.format = o->format,
+                              .barriers = o->barriers,
                               .type_k = o->type_k,
                               .type_v = o->type_v,
                               .delta = o->delta,

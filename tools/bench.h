@@ -39,11 +39,15 @@ struct printer {
     const char *format; /* table, csv, json or md */
     const char *model, *type_k, *type_v, *delta;
     struct qn_model_info info;
+    bool barriers; /* rows are about barriers */
     bool show_ubatch; /* rows differ in it */
     int n; /* rows so far */
 };
 void print_result(struct printer *p, const struct result *r); /* a row as soon as it is measured */
 /* What follows all n rows: breakdown and limits in the formats for people. */
 void print_end(struct printer *p, const struct result *results, int n);
+
+/* ---- bench_barriers.c */
+void print_barriers(struct printer *p, const struct result *r);
 
 #endif

@@ -82,7 +82,7 @@ static void csv_phases(const char *suffix)
 static void csv_head(void)
 {
     out_text("model,arch,description,model_size,model_n_params,isa,n_threads,n_threads_batch,n_ubatch,type_k,type_v,"
-             "delta,n_seq,n_prompt,n_gen,n_depth,repetitions,avg_ns,stddev_ns,avg_ts,stddev_ts,median_ts,min_ts,max_ts,"
+             "delta,n_prompt,n_gen,n_depth,repetitions,avg_ns,stddev_ns,avg_ts,stddev_ts,n_seq,median_ts,min_ts,max_ts,"
              "read_bytes_s,int_ops_s,bytes_per_token,share_bandwidth,share_int,experts_per_layer,barriers_per_step,"
              "seconds");
     csv_phases("_s");
@@ -100,8 +100,8 @@ static void print_csv(struct printer *p, const struct result *r)
     out_printf("\",%s,\"%s\",%zu,%lld,%s,%d,%d,%d,%s,%s,%s", p->info.arch, p->info.description, p->info.bytes_weights,
                (long long)p->info.n_params, p->info.isa, r->n_threads, r->n_threads_batch, r->n_ubatch, p->type_k,
                p->type_v, p->delta);
-    out_printf(",%d,%d,%d,%d,%d,%.0f,%.0f,%.6f,%.6f,%.6f,%.6f,%.6f", r->n_seq, r->n_prompt, r->n_gen, r->n_depth,
-               r->n_repeat, r->avg_ns, r->sd_ns, r->avg_ts, r->sd_ts, r->median_ts, r->least_ts, r->most_ts);
+    out_printf(",%d,%d,%d,%d,%.0f,%.0f,%.6f,%.6f,%d,%.6f,%.6f,%.6f", r->n_prompt, r->n_gen, r->n_depth, r->n_repeat,
+               r->avg_ns, r->sd_ns, r->avg_ts, r->sd_ts, r->n_seq, r->median_ts, r->least_ts, r->most_ts);
     out_printf(",%.0f,%.0f,%.0f,%.4f,%.4f,%.2f,%.1f,%.6f", r->limits.bytes_s, r->limits.int_ops_s,
                result_bytes_per_token(r), result_share_bytes(r), result_share_ops(r), result_experts(r),
                result_barriers(r), r->stats.seconds);
@@ -252,7 +252,9 @@ static void print_limits(const struct result *results, int n)
 
 void print_result(struct printer *p, const struct result *r)
 {
-    if (!strcmp(p->format, "csv"))
+    if (p->barriers)
+        print_barriers(p, r);
+    else if (!strcmp(p->format, "csv"))
         print_csv(p, r);
     else if (!strcmp(p->format, "json"))
         print_json(p, r);
@@ -267,7 +269,7 @@ void print_end(struct printer *p, const struct result *results, int n)
     bool md = !strcmp(p->format, "md");
     if (!strcmp(p->format, "json"))
         out_text("\n]\n");
-    if (md || !strcmp(p->format, "table")) {
+    if (!p->barriers && (md || !strcmp(p->format, "table"))) {
         print_phases(results, n, md);
         print_limits(results, n);
     }

@@ -134,6 +134,8 @@ const struct opt opt_table[] = {
         "Form of the result."},
     {"no-limits", "", OPT_FLAG, GROUP_OWN, B(BENCH), AT(no_limits), 0, 0, NULL, NULL, NULL,
         "Leave out measuring the machine's limits, which takes a second for each number of threads, and the shares of them."},
+    {"barriers", "", OPT_FLAG, GROUP_OWN, B(BENCH), AT(barriers), 0, 0, NULL, NULL, NULL,
+        "Print how often the workers meet, what a barrier costs and how long they wait there, instead of speeds."},
     {"kernels", "", OPT_FLAG, GROUP_OWN, B(BENCH), AT(kernels), 0, 0, NULL, NULL, NULL,
         "Time the kernels of every instruction-set level instead of a model."},
     {"seed", "-s", OPT_SEED, GROUP_OWN, B(BENCH), AT(seed), 0, 0, "1", "N", NULL,
