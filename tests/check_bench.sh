@@ -22,6 +22,7 @@ is() { # NAME GOT WANTED
     check "$1: got '$2', wanted '$3'" test "$2" = "$3"
 }
 bench() { "$quern" bench -m "$demo" --no-limits "$@" >"$tmp/out" 2>"$tmp/err"; }
+plain() { "$quern" bench "$@" >"$tmp/out" 2>"$tmp/err"; }
 # Columns of the csv in $tmp/out by name, a line for each row; quoted texts, which may hold commas, become one word.
 columns() {
     sed 's/"[^"]*"/text/g' "$tmp/out" | awk -F, -v want="$*" '
@@ -91,10 +92,27 @@ check "barriers: table" bench -t 1 -p 8 -n 0 -r 1 --barriers
 check "barriers: json" bench -t 1 -p 8 -n 0 -r 1 --barriers --format json
 
 # ---- limits: shares of them appear, in every row
-"$quern" bench -m "$demo" -t 1 -p 8 -n 3 -r 1 --format csv >"$tmp/out" 2>"$tmp/err"
+check "with limits" plain -m "$demo" -t 1 -p 8 -n 3 -r 1 --format csv
 check "limits" awk '$1 <= 1e8 || $3 <= 0 { exit 1 }' <<end
 $(columns read_bytes_s int_ops_s share_bandwidth)
 end
+
+# ---- kernels: every level of this machine, hot and from memory, beside the bounds
+check "kernels" plain --kernels --only Q4_K --format csv
+levels=$(columns operation level data | grep -c '^mul Q4_K .* hot$')
+check "kernels: rows" test $((levels % 4)) -eq 0 -a "$levels" -gt 0
+check "kernels: columns of activations" awk '$1 != "1" && $1 != "4" && $1 != "8" && $1 != "16" || $2 <= 0 { exit 1 }' <<end
+$(columns columns gb_per_s)
+end
+check "kernels: from memory" grep -q ',memory,' "$tmp/out"
+check "kernels: others" plain --kernels --only rmsnorm
+check "kernels: native" grep -q '^rmsnorm  *- hot .* native' "$tmp/out"
+check "bounds" plain --bounds --format csv
+check "bounds grow with the columns, pipes below slots" awk '
+    $1 <= 0 || $2 <= $1 || $3 <= $2 || $4 <= $3 || $5 > $1 || $6 > $4 { exit 1 }' <<end
+$(columns slots_1 slots_4 slots_8 slots_16 cycles_1 cycles_16)
+end
+check "no such kernel" sh -c "'$quern' bench --kernels --only nothing 2>&1 | grep -q \"contains 'nothing'\""
 
 check "nothing to measure" sh -c "'$quern' bench -m '$demo' -p 0 -n 0 2>&1 | grep -q 'nothing to measure'"
 

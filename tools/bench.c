@@ -2,6 +2,7 @@
 /* quern bench: tokens per second of reading prompts and of writing, over lists of lengths, depths, sequences, threads and
  * micro-batches, beside the machine's limits and a breakdown of the time. */
 #include "bench.h"
+#include "bench_bounds.h"
 #include "bench_kernels.h"
 #include "term.h"
 
@@ -274,8 +275,10 @@ static void run_model(struct bench *b)
 
 int cmd_bench(struct opts *o)
 {
+    if (o->bounds)
+        return bench_bounds(o->format);
     if (o->kernels)
-        return bench_kernels(o->format);
+        return bench_kernels(o->format, o->only);
     struct bench b = {.o = o,
                       .n_tests = count_tests(o),
                       .out = {.format = o->format,

@@ -1,18 +1,16 @@
 /* SPDX-License-Identifier: MIT */
 /* quern bench --kernels: every operation of the dispatch table at every level this machine has: whether the level brings its
- * own kernel, how many bytes a second it goes through, and how much faster than C that is.  Data fit into the second-level
- * cache, one thread, so this is the speed of the code, not of the memory. */
+ * own kernel, how many bytes a second it goes through, and how much faster than C that is.  One thread, data in the cache, so this
+ * is the speed of the code, not of the memory; products (bench_mul.c) are measured from memory too. */
 #include "bench_kernels.h"
 #include "setup.h"
 #include "term.h"
 
-#include "simd/simd.h"
-
 #include <stdlib.h>
 #include <string.h>
 
-enum { ROWS = 64, COLS = 2048, N = 4096, N_TOK = 16, HEAD = 128, TAPS = 4, MAX_LEVELS = 8 };
-static const double MEASURE_S = 0.02;
+enum { N = 4096, N_TOK = 16, HEAD = 128, TAPS = 4 };
+static const double MEASURE_S = 0.01;
 static const int RUNS = 3; /* the best counts */
 
 /* What every operation reads and writes; large enough for all of them. */
@@ -21,9 +19,7 @@ struct data {
     float *out; /* [N_TOK][N] */
     float *decay, *beta, *kq; /* [N] */
     uint16_t *half; /* [HEAD][ATTN_BLOCK] and back */
-    struct act_group *act; /* [16][COLS / 32] */
-    struct mat w; /* of the type in work */
-    int n_cols;
+    struct act_group *act; /* [N / 32] */
     int n_vis[N_TOK];
 };
 
@@ -116,15 +112,6 @@ static void op_delta_chunk(const struct simd_ops *ops, struct data *d)
     ops->delta_chunk(&a);
 }
 
-static void op_mul(const struct simd_ops *ops, struct data *d)
-{
-    struct cols c = {.n = d->n_cols};
-    bool floats = d->w.type->rule == RULE_FLOAT;
-    c.base = floats ? (const void *)d->x : d->act;
-    c.stride = floats ? COLS * sizeof(float) : COLS / QUANT_GROUP * sizeof(struct act_group);
-    ops->mul[d->w.type->id](&d->w, 0, ROWS, &c, d->out, ROWS);
-}
-
 /* clang-format off */
 static const struct op {
     const char *name;
@@ -160,64 +147,62 @@ static const struct op {
 
 /* ---- measuring */
 
-static double seconds_once(const struct simd_ops *ops, op_fn *run, struct data *d, int n)
+static double seconds_once(void (*run)(void *arg), void *arg, int n)
 {
     double start = now_s();
     for (int i = 0; i < n; i++)
-        run(ops, d);
+        run(arg);
     return now_s() - start;
 }
 
-/* Seconds of one run. */
-static double time_op(const struct simd_ops *ops, op_fn *run, struct data *d)
+double kernel_time(void (*run)(void *arg), void *arg)
 {
     int n = 1;
-    double t = seconds_once(ops, run, d, n);
+    double t = seconds_once(run, arg, n);
     while (t < MEASURE_S / 4 && n < 1 << 24) {
         n *= 2;
-        t = seconds_once(ops, run, d, n);
+        t = seconds_once(run, arg, n);
     }
     n = (int)(n * MEASURE_S / (t > 1e-9 ? t : 1e-9)) + 1;
     double best = 1e30;
     for (int i = 0; i < RUNS; i++) {
-        t = seconds_once(ops, run, d, n) / n;
+        t = seconds_once(run, arg, n) / n;
         best = t < best ? t : best;
     }
     return best;
 }
 
-static uint64_t random_state = 1;
-static uint32_t random_bits(void)
+uint32_t kernel_random(void)
 {
-    random_state = random_state * 6364136223846793005u + 1442695040888963407u;
-    return (uint32_t)(random_state >> 32);
+    static uint64_t state = 1;
+    state = state * 6364136223846793005u + 1442695040888963407u;
+    return (uint32_t)(state >> 32);
 }
 
-static float *random_floats(size_t n)
+float *kernel_floats(size_t n)
 {
     float *v = xmalloc(n * sizeof *v);
     for (size_t i = 0; i < n; i++)
-        v[i] = (float)((double)random_bits() / 4294967296.0 - 0.5) * 0.1f;
+        v[i] = (float)((double)kernel_random() / 4294967296.0 - 0.5) * 0.1f;
     return v;
 }
 
 static void make_data(struct data *d)
 {
     *d = (struct data){0};
-    d->x = random_floats(N_TOK * N);
-    d->y = random_floats(N_TOK * N);
-    d->z = random_floats(N_TOK * N);
-    d->out = random_floats(N_TOK * N);
-    d->decay = random_floats(N);
-    d->beta = random_floats(N);
-    d->kq = random_floats(N);
+    d->x = kernel_floats(N_TOK * N);
+    d->y = kernel_floats(N_TOK * N);
+    d->z = kernel_floats(N_TOK * N);
+    d->out = kernel_floats(N_TOK * N);
+    d->decay = kernel_floats(N);
+    d->beta = kernel_floats(N);
+    d->kq = kernel_floats(N);
     d->half = xmalloc(HEAD * ATTN_BLOCK * 2 + N * 2);
-    d->act = aligned_alloc(64, 16 * COLS / QUANT_GROUP * sizeof *d->act);
+    d->act = aligned_alloc(64, N / QUANT_GROUP * sizeof *d->act);
     if (!d->act)
         die("out of memory");
     for (int i = 0; i < HEAD * ATTN_BLOCK; i++)
         d->half[i] = f32_to_f16(d->x[i]);
-    act_quantize_ref(d->x, 16 * COLS, d->act);
     for (int i = 0; i < N_TOK; i++)
         d->n_vis[i] = ATTN_BLOCK;
 }
@@ -231,63 +216,42 @@ static void free_data(struct data *d)
     free(d->act);
 }
 
-/* Random bytes are valid blocks of every type; bits that would make scales enormous are cleared. */
-static void make_matrix(struct data *d, const struct quant_type *type)
-{
-    size_t row = quant_row_bytes(type, COLS), tile = pack_tile_bytes(type, COLS);
-    uint8_t *rows = xmalloc(row * ROWS), *packed = aligned_alloc(64, tile * ROWS / TILE_ROWS);
-    if (!packed)
-        die("out of memory");
-    for (size_t i = 0; i < row * ROWS; i++)
-        rows[i] = (uint8_t)(random_bits() >> 24) & 0x3b;
-    d->w = (struct mat){.type = type, .rows = ROWS, .cols = COLS};
-    if (type->layout == LAYOUT_ROWS) {
-        free(packed);
-        d->w.data = rows;
-        d->w.stride = row;
-        return;
-    }
-    for (int t = 0; t < ROWS / TILE_ROWS; t++)
-        pack_tile(type, rows + (size_t)t * TILE_ROWS * row, row, TILE_ROWS, COLS, packed + (size_t)t * tile);
-    free(rows);
-    d->w.data = packed;
-    d->w.stride = tile;
-}
-
 /* ---- output */
 
-struct figure {
-    const char *op, *level;
-    const char *kernel; /* "native", or the level whose kernel is in use */
-    double gbs, ratio;
-};
-
-static void print_figure(const struct figure *f, const char *format, bool first)
+static const char *share_of(double v, double bound, bool people)
 {
-    if (!strcmp(format, "csv")) {
-        out_printf(first ? "operation,level,kernel,gb_per_s,ratio_to_c\n" : "");
-        out_printf("%s,%s,%s,%.3f,%.3f\n", f->op, f->level, f->kernel, f->gbs, f->ratio);
-    } else if (!strcmp(format, "json")) {
-        out_printf("%s{\"operation\":\"%s\",\"level\":\"%s\",\"kernel\":\"%s\",\"gb_per_s\":%.3f,\"ratio_to_c\":%.3f}",
-                   first ? "[\n" : ",\n", f->op, f->level, f->kernel, f->gbs, f->ratio);
-    } else if (!strcmp(format, "md")) {
-        out_printf(first ? "| operation | level | kernel | GB/s | times C |\n|---|---|---|---:|---:|\n" : "");
-        out_printf("| %s | %s | %s | %.2f | %.2f |\n", f->op, f->level, f->kernel, f->gbs, f->ratio);
-    } else {
-        if (first)
-            out_printf("%-18s %-8s %-14s %10s %10s\n", "operation", "level", "kernel", "GB/s", "times C");
-        out_printf("%-18s %-8s %-14s %10.2f %10.2f\n", f->op, f->level, f->kernel, f->gbs, f->ratio);
-    }
-    out_flush();
+    if (bound <= 0)
+        return "";
+    return people ? cell("%.0f %%", v / bound * 100) : cell("%.4f", v / bound);
 }
 
-struct levels {
-    const char *names[MAX_LEVELS];
-    struct simd_ops ops[MAX_LEVELS]; /* best first; the last one is C */
-    int n;
-    bool printed;
-    const char *format;
-};
+void kernel_print(struct levels *l, const struct kernel_figure *f)
+{
+    static const struct column columns[] = {{"operation", "operation", -12},
+                                            {"columns", "columns", 7},
+                                            {"data", "data", -6},
+                                            {"level", "level", -7},
+                                            {"kernel", "kernel", -18},
+                                            {"GB/s", "gb_per_s", 9},
+                                            {"bound", "bound_gb_per_s", 9},
+                                            {"of it", "share_of_bound", 6},
+                                            {"of pipes", "share_of_pipes", 8},
+                                            {"times C", "ratio_to_c", 8},
+                                            {0}};
+    bool people = strcmp(l->table.format, "csv") && strcmp(l->table.format, "json");
+    const char *kernel = f->own && !strcmp(f->own, f->level) ? "native" : cell("falls back %s", f->own ? f->own : "c");
+    l->table.columns = columns;
+    table_row(&l->table, (const char *[]){f->op, f->n ? cell("%d", f->n) : "", f->data, f->level, kernel,
+                                          cell("%.3f", f->bytes_s * 1e-9),
+                                          f->bound_bytes_s > 0 ? cell("%.3f", f->bound_bytes_s * 1e-9) : "",
+                                          share_of(f->bytes_s, f->bound_bytes_s, people),
+                                          share_of(f->bytes_s, f->pipes_bytes_s, people),
+                                          f->times_c > 0 ? cell("%.2f", f->times_c) : ""});
+}
+
+bool kernel_wanted(const struct levels *l, const char *name) { return !l->only || strstr(name, l->only); }
+
+/* ---- operations that are no products */
 
 static void *entry(const struct simd_ops *ops, size_t at)
 {
@@ -296,64 +260,60 @@ static void *entry(const struct simd_ops *ops, size_t at)
     return p;
 }
 
-/* Times one operation at all levels, C first since it is the measure. */
-static void time_levels(struct levels *l, const char *name, size_t at, op_fn *run, double bytes, struct data *d,
-                        const struct quant_type *type)
+struct call {
+    op_fn *run;
+    const struct simd_ops *ops;
+    struct data *d;
+};
+
+static void run_call(void *arg)
 {
-    double c_s = 0;
-    const struct simd_ops *c = &l->ops[l->n - 1];
-    for (int i = l->n - 1; i >= 0; i--) {
-        const struct simd_ops *ops = &l->ops[i];
-        if (!entry(ops, at))
-            continue;
-        double s = time_op(ops, run, d);
-        c_s = i == l->n - 1 ? s : c_s;
-        char kernel[32];
-        const char *own = type ? ops->mul_level[type->id] : entry(ops, at) == entry(c, at) ? "c" : l->names[i];
-        if (own && !strcmp(own, l->names[i]))
-            strcpy(kernel, "native");
-        else
-            snprintf(kernel, sizeof kernel, "falls back %s", own ? own : "c");
-        struct figure f = {
-            .op = name, .level = l->names[i], .kernel = kernel, .gbs = bytes / s * 1e-9, .ratio = c_s / s};
-        print_figure(&f, l->format, !l->printed);
-        l->printed = true;
-    }
+    struct call *c = arg;
+    c->run(c->ops, c->d);
 }
 
-static void time_type(struct levels *l, const struct quant_type *type, struct data *d)
+/* Times one operation at all levels, C first since it is the measure. */
+static void time_levels(struct levels *l, const struct op *op, struct data *d)
 {
-    static const int counts[] = {1, 8, 16};
-    make_matrix(d, type);
-    for (size_t i = 0; i < sizeof counts / sizeof *counts; i++) {
-        char name[40];
-        d->n_cols = counts[i];
-        snprintf(name, sizeof name, "mul %s x %d", type->name, d->n_cols);
-        time_levels(l, name, offsetof(struct simd_ops, mul) + (size_t)type->id * sizeof(mul_fn *), op_mul,
-                    (double)quant_row_bytes(type, COLS) * ROWS, d, type);
+    double c_s = 0;
+    for (int i = l->n - 1; i >= 0; i--) {
+        struct call call = {op->run, &l->ops[i], d};
+        double s = kernel_time(run_call, &call);
+        c_s = i == l->n - 1 ? s : c_s;
+        const char *own = l->names[l->n - 1]; /* the oldest level with this kernel */
+        for (int k = l->n - 1; k >= i; k--)
+            if (entry(&l->ops[k], op->entry) == entry(call.ops, op->entry)) {
+                own = l->names[k];
+                break;
+            }
+        kernel_print(l, &(struct kernel_figure){.op = op->name,
+                                                .level = l->names[i],
+                                                .own = own,
+                                                .data = "hot",
+                                                .bytes_s = op->bytes / s,
+                                                .times_c = c_s / s});
     }
-    free((void *)d->w.data);
 }
 
 const char *bench_level(void) { return simd_levels()[0]; }
 
-int bench_kernels(const char *format)
+int bench_kernels(const char *format, const char *only)
 {
     static struct levels l;
     struct data d;
-    l.format = format;
-    for (const char *const *p = simd_levels(); *p && l.n < MAX_LEVELS; p++)
+    l.only = only;
+    l.table.format = format;
+    for (const char *const *p = simd_levels(); *p && l.n < KERNEL_LEVELS; p++)
         if (simd_init(&l.ops[l.n], *p))
             l.names[l.n++] = *p;
     make_data(&d);
     for (size_t i = 0; i < sizeof ops_table / sizeof *ops_table; i++)
-        time_levels(&l, ops_table[i].name, ops_table[i].entry, ops_table[i].run, ops_table[i].bytes, &d, NULL);
-    for (int id = 0; id < QN_TYPE_LIMIT; id++)
-        if (quant_type_find(id))
-            time_type(&l, quant_type_find(id), &d);
-    if (!strcmp(format, "json"))
-        out_text("\n]\n");
-    out_flush();
+        if (kernel_wanted(&l, ops_table[i].name))
+            time_levels(&l, &ops_table[i], &d);
     free_data(&d);
+    kernel_products(&l);
+    if (l.table.n_rows == 0)
+        die("--only: no operation's name contains '%s'", only);
+    table_end(&l.table);
     return 0;
 }

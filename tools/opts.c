@@ -138,6 +138,10 @@ const struct opt opt_table[] = {
         "Print how often the workers meet, what a barrier costs and how long they wait there, instead of speeds."},
     {"kernels", "", OPT_FLAG, GROUP_OWN, B(BENCH), AT(kernels), 0, 0, NULL, NULL, NULL,
         "Time the kernels of every instruction-set level instead of a model."},
+    {"only", "", OPT_TEXT, GROUP_OWN, B(BENCH), AT(only), 0, 0, NULL, "TEXT", NULL,
+        "With --kernels: operations whose name contains this, as in 'mul Q4_K'."},
+    {"bounds", "", OPT_FLAG, GROUP_OWN, B(BENCH), AT(bounds), 0, 0, NULL, NULL, NULL,
+        "Print what the kernels are measured against: the instructions that each type's product needs."},
     {"seed", "-s", OPT_SEED, GROUP_OWN, B(BENCH), AT(seed), 0, 0, "1", "N", NULL,
         "Seed of the random tokens."},
 
