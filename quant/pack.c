@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /* The packed layout: 16 rows to a tile and back.  What the bytes of a tile mean is written in quant.h.
  * For the bit-field formats the stored bits of each weight, its code, go from one or two bit fields of the file's block to planes of
- * lines of 16 rows; the rest of the block, its scales, are the fields, ordered as the layout has them.  Packing only moves bits, so a
- * block of zeros is zeros in a tile too.  It is compiled once for every type, with all widths and places known: loading a model waits
+ * lines of 16 rows, or, of types whose weights are not bit fields, bytes of the block to lines; the rest of the block, its scales, are
+ * the fields, ordered as the layout has them.  Packing only moves bits, so a block of zeros is zeros in a tile too.  It is compiled once for every type, with all widths and places known: loading a model waits
  * for it. */
 #include "quant/blocks.h"
 
@@ -11,7 +11,7 @@
 /* Called with constants: shifts and steps are known in each place. */
 #define ALWAYS_INLINE static inline __attribute__((always_inline))
 
-enum { FIELDS_MAX = 20, WORDS = QUANT_GROUP / 4 };
+enum { FIELDS_MAX = 40, WORDS = QUANT_GROUP / 4 };
 
 /* `width` bits of every weight, from byte `at` of the block: each run of `run` bytes holds 8 / width runs of weights, the first in the
  * lowest bits.  A run is 1 byte, so that the weights' bits follow each other, or a multiple of 4. */
@@ -19,17 +19,30 @@ struct bits {
     uint8_t at, width, run;
 };
 
+/* Four bytes of each row to a line, `apart` from each other; of group g from byte at + step * g of the block.  TQ1_0, which has no
+ * groups, counts lines instead. */
+struct line {
+    uint8_t at, step, apart;
+};
+
 /* How a type of layout TILES lies in a tile. */
 struct tile_format {
     struct bits plane[2]; /* lowest bits of the code first; width 0: none */
-    uint8_t n_line; /* without planes: lines of a block that hold 4 bytes of each row as they are */
-    uint8_t n_half, n_byte; /* scale fields of a block: two-byte ones, then one-byte ones */
+    struct line line[3]; /* without planes; apart 0: none */
+    uint8_t n_step; /* g < n_step */
+    uint8_t n_half, n_byte, n_nibble; /* scale fields of a block: of two bytes, of one, of 4 bits (each in its byte) */
     uint8_t fields_at; /* where they lie in the block, as they are, unless: */
     void (*get_fields)(const uint8_t *block, uint8_t *fields);
     void (*put_fields)(const uint8_t *fields, uint8_t *block);
 };
 
+/* Without the nibbles, which come last. */
 static inline int field_bytes(const struct tile_format *f) { return 2 * f->n_half + f->n_byte; }
+
+static inline int line_count(const struct tile_format *f)
+{
+    return !!f->line[0].apart + !!f->line[1].apart + !!f->line[2].apart;
+}
 
 /* ---- codes
  *
@@ -71,6 +84,25 @@ ALWAYS_INLINE void give(uint8_t *block, const struct bits *b, int k, uint32_t co
     p += k / (b->run * per_byte) * b->run + k % b->run;
     uint32_t word = load_word(p) | codes << k / b->run % per_byte * b->width;
     memcpy(p, &word, 4);
+}
+
+/* ---- lines */
+
+ALWAYS_INLINE uint32_t take_line(const uint8_t *block, const struct line *l, int g)
+{
+    const uint8_t *p = block + l->at + l->step * g;
+    if (l->apart == 1)
+        return load_word(p);
+    uint8_t four[4];
+    for (int i = 0; i < 4; i++)
+        four[i] = p[i * l->apart];
+    return load_word(four);
+}
+
+static void give_line(uint8_t *block, const struct line *l, int g, const uint8_t *four)
+{
+    for (int i = 0; i < 4; i++)
+        block[l->at + l->step * g + i * l->apart] = four[i];
 }
 
 /* ---- fields */
@@ -169,31 +201,161 @@ static void put_fields_IQ4_XS(const uint8_t *fields, uint8_t *block)
     memcpy(block + 2, fields + 6, 2);
 }
 
+/* Bits of four indices, n of each, the first index lowest: bit k of all four to nibble k. */
+ALWAYS_INLINE void get_high(unsigned bits, int n, uint8_t *nibbles)
+{
+    for (int k = 0; k < n; k++)
+        nibbles[k] = (uint8_t)((bits >> k & 1) | (bits >> (n + k) & 1) << 1 | (bits >> (2 * n + k) & 1) << 2 |
+                               (bits >> (3 * n + k) & 1) << 3);
+}
+
+static unsigned put_high(const uint8_t *nibbles, int n)
+{
+    unsigned bits = 0;
+    for (int k = 0; k < n; k++)
+        for (int o = 0; o < 4; o++)
+            bits |= (nibbles[k] >> o & 1u) << (n * o + k);
+    return bits;
+}
+
+static void put_u16(uint8_t *p, unsigned x)
+{
+    p[0] = (uint8_t)x;
+    p[1] = (uint8_t)(x >> 8);
+}
+
+static void get_fields_IQ2_XS(const uint8_t *block, uint8_t *fields)
+{
+    memcpy(fields, block, 2);
+    memcpy(fields + 2, block + 66, 8);
+}
+
+static void put_fields_IQ2_XS(const uint8_t *fields, uint8_t *block)
+{
+    memcpy(block, fields, 2);
+    memcpy(block + 66, fields + 2, 8);
+}
+
+static void get_fields_IQ2_S(const uint8_t *block, uint8_t *fields)
+{
+    memcpy(fields, block, 2);
+    memcpy(fields + 2, block + 74, 8);
+    for (int g = 0; g < 8; g++)
+        get_high(block[66 + g], 2, fields + 10 + 2 * g);
+}
+
+static void put_fields_IQ2_S(const uint8_t *fields, uint8_t *block)
+{
+    memcpy(block, fields, 2);
+    memcpy(block + 74, fields + 2, 8);
+    for (int g = 0; g < 8; g++)
+        block[66 + g] = (uint8_t)put_high(fields + 10 + 2 * g, 2);
+}
+
+static void get_fields_IQ3_S(const uint8_t *block, uint8_t *fields)
+{
+    memcpy(fields, block, 2);
+    memcpy(fields + 2, block + 106, 4);
+    for (int g = 0; g < 8; g++) {
+        fields[6 + 2 * g] = block[66 + g] & 15;
+        fields[7 + 2 * g] = block[66 + g] >> 4;
+    }
+}
+
+static void put_fields_IQ3_S(const uint8_t *fields, uint8_t *block)
+{
+    memcpy(block, fields, 2);
+    memcpy(block + 106, fields + 2, 4);
+    for (int g = 0; g < 8; g++)
+        block[66 + g] = (uint8_t)(fields[6 + 2 * g] | fields[7 + 2 * g] << 4);
+}
+
+/* Words of four times 3 high bits, a 3-bit scale and the sign of the shift. */
+static void get_fields_IQ1_S(const uint8_t *block, uint8_t *fields)
+{
+    memcpy(fields, block, 2);
+    memset(fields + 2, 0, 4);
+    for (int g = 0; g < 8; g++) {
+        unsigned word = load_u16(block + 34 + 2 * g);
+        fields[2 + g / 2] |= (uint8_t)(word >> 12 << 4 * (g % 2));
+        get_high(word, 3, fields + 6 + 3 * g);
+    }
+}
+
+static void put_fields_IQ1_S(const uint8_t *fields, uint8_t *block)
+{
+    memcpy(block, fields, 2);
+    for (int g = 0; g < 8; g++)
+        put_u16(block + 34 + 2 * g, put_high(fields + 6 + 3 * g, 3) | (fields[2 + g / 2] >> 4 * (g % 2) & 15u) << 12);
+}
+
+/* Words of two groups' scales, 6 bits each, and a quarter of d. */
+static void get_fields_IQ1_M(const uint8_t *block, uint8_t *fields)
+{
+    unsigned d = 0;
+    memset(fields + 2, 0, 6);
+    for (int g = 0; g < 8; g++) {
+        unsigned word = load_u16(block + 48 + 2 * (g / 2)), scales = word >> 6 * (g % 2) & 63;
+        fields[2 + g / 2] |= (uint8_t)((scales & 15) << 4 * (g % 2));
+        fields[6 + g / 4] |= (uint8_t)(scales >> 4 << 2 * (g % 4));
+        d |= g % 2 ? 0 : word >> 12 << 2 * g;
+        get_high(load_u16(block + 32 + 2 * g), 4, fields + 8 + 4 * g);
+    }
+    put_u16(fields, d);
+}
+
+static void put_fields_IQ1_M(const uint8_t *fields, uint8_t *block)
+{
+    unsigned d = load_u16(fields), words[4];
+    for (int i = 0; i < 4; i++)
+        words[i] = (d >> 4 * i & 15) << 12;
+    for (int g = 0; g < 8; g++) {
+        unsigned low = fields[2 + g / 2] >> 4 * (g % 2) & 15u, high = fields[6 + g / 4] >> 2 * (g % 4) & 3u;
+        words[g / 2] |= (low | high << 4) << 6 * (g % 2);
+        put_u16(block + 32 + 2 * g, put_high(fields + 8 + 4 * g, 4));
+    }
+    for (int i = 0; i < 4; i++)
+        put_u16(block + 48 + 2 * i, words[i]);
+}
+
 /* clang-format off */
-/* planes of {byte, width, run}, lines, fields of two bytes and of one, where */
-static const struct tile_format tile_Q4_0 = {{{2, 4, 16}}, 0, 1, 0, 0, NULL, NULL};
-static const struct tile_format tile_Q4_1 = {{{4, 4, 16}}, 0, 2, 0, 0, NULL, NULL};
-static const struct tile_format tile_Q5_0 = {{{6, 4, 16}, {2, 1, 1}}, 0, 1, 0, 0, NULL, NULL};
-static const struct tile_format tile_Q5_1 = {{{8, 4, 16}, {4, 1, 1}}, 0, 2, 0, 0, NULL, NULL};
-static const struct tile_format tile_Q8_0 = {{{2, 8, 32}}, 0, 1, 0, 0, NULL, NULL};
-static const struct tile_format tile_IQ4_NL = {{{2, 4, 16}}, 0, 1, 0, 0, NULL, NULL};
-static const struct tile_format tile_MXFP4 = {{{1, 4, 16}}, 0, 0, 1, 0, NULL, NULL};
-static const struct tile_format tile_NVFP4 = {{{4, 4, 8}}, 0, 0, 4, 0, NULL, NULL};
-static const struct tile_format tile_Q1_0 = {{{2, 1, 1}}, 0, 1, 0, 0, NULL, NULL};
-static const struct tile_format tile_Q2_0 = {{{2, 2, 1}}, 0, 1, 0, 0, NULL, NULL};
-static const struct tile_format tile_TQ1_0 = {{{0}}, 13, 1, 0, 52, NULL, NULL};
-static const struct tile_format tile_TQ2_0 = {{{0, 2, 32}}, 0, 1, 0, 64, NULL, NULL};
-static const struct tile_format tile_Q2_K = {{{16, 2, 32}}, 0, 2, 16, 0, get_fields_Q2_K, put_fields_Q2_K};
-static const struct tile_format tile_Q3_K = {{{32, 2, 32}, {0, 1, 32}}, 0, 1, 12, 0, get_fields_Q3_K, put_fields_Q3_K};
-static const struct tile_format tile_Q4_K = {{{16, 4, 32}}, 0, 2, 12, 0, get_fields_Q4_K, put_fields_Q4_K};
-static const struct tile_format tile_Q5_K = {{{48, 4, 32}, {16, 1, 32}}, 0, 2, 12, 0, get_fields_Q4_K, put_fields_Q4_K};
-static const struct tile_format tile_Q6_K = {{{0, 4, 64}, {128, 2, 32}}, 0, 1, 16, 0, get_fields_Q6_K, put_fields_Q6_K};
-static const struct tile_format tile_IQ4_XS = {{{8, 4, 16}}, 0, 1, 6, 0, get_fields_IQ4_XS, put_fields_IQ4_XS};
+#define PLANES(...)      .plane = {__VA_ARGS__}
+#define LINES(n, ...)    .line = {__VA_ARGS__}, .n_step = n
+#define FIELDS(a, b, c)  .n_half = a, .n_byte = b, .n_nibble = c
+#define CODED(type)      .get_fields = get_fields_##type, .put_fields = put_fields_##type
+static const struct tile_format tile_Q4_0 = {PLANES({2, 4, 16}), FIELDS(1, 0, 0), .fields_at = 0};
+static const struct tile_format tile_Q4_1 = {PLANES({4, 4, 16}), FIELDS(2, 0, 0), .fields_at = 0};
+static const struct tile_format tile_Q5_0 = {PLANES({6, 4, 16}, {2, 1, 1}), FIELDS(1, 0, 0), .fields_at = 0};
+static const struct tile_format tile_Q5_1 = {PLANES({8, 4, 16}, {4, 1, 1}), FIELDS(2, 0, 0), .fields_at = 0};
+static const struct tile_format tile_Q8_0 = {PLANES({2, 8, 32}), FIELDS(1, 0, 0), .fields_at = 0};
+static const struct tile_format tile_IQ4_NL = {PLANES({2, 4, 16}), FIELDS(1, 0, 0), .fields_at = 0};
+static const struct tile_format tile_MXFP4 = {PLANES({1, 4, 16}), FIELDS(0, 1, 0), .fields_at = 0};
+static const struct tile_format tile_NVFP4 = {PLANES({4, 4, 8}), FIELDS(0, 4, 0), .fields_at = 0};
+static const struct tile_format tile_Q1_0 = {PLANES({2, 1, 1}), FIELDS(1, 0, 0), .fields_at = 0};
+static const struct tile_format tile_Q2_0 = {PLANES({2, 2, 1}), FIELDS(1, 0, 0), .fields_at = 0};
+static const struct tile_format tile_TQ1_0 = {LINES(13, {0, 4, 1}), FIELDS(1, 0, 0), .fields_at = 52};
+static const struct tile_format tile_TQ2_0 = {PLANES({0, 2, 32}), FIELDS(1, 0, 0), .fields_at = 64};
+static const struct tile_format tile_Q2_K = {PLANES({16, 2, 32}), FIELDS(2, 16, 0), CODED(Q2_K)};
+static const struct tile_format tile_Q3_K = {PLANES({32, 2, 32}, {0, 1, 32}), FIELDS(1, 12, 0), CODED(Q3_K)};
+static const struct tile_format tile_Q4_K = {PLANES({16, 4, 32}), FIELDS(2, 12, 0), CODED(Q4_K)};
+static const struct tile_format tile_Q5_K = {PLANES({48, 4, 32}, {16, 1, 32}), FIELDS(2, 12, 0), CODED(Q4_K)};
+static const struct tile_format tile_Q6_K = {PLANES({0, 4, 64}, {128, 2, 32}), FIELDS(1, 16, 0), CODED(Q6_K)};
+static const struct tile_format tile_IQ4_XS = {PLANES({8, 4, 16}), FIELDS(1, 6, 0), CODED(IQ4_XS)};
+static const struct tile_format tile_IQ2_XXS = {LINES(8, {2, 8, 1}, {6, 8, 1}), FIELDS(1, 0, 0), .fields_at = 0};
+static const struct tile_format tile_IQ2_XS = {LINES(8, {2, 8, 2}, {3, 8, 2}), FIELDS(1, 8, 0), CODED(IQ2_XS)};
+static const struct tile_format tile_IQ2_S = {LINES(8, {2, 4, 1}, {34, 4, 1}), FIELDS(1, 8, 16), CODED(IQ2_S)};
+static const struct tile_format tile_IQ3_XXS = {LINES(8, {2, 8, 1}, {6, 8, 1}, {66, 4, 1}), FIELDS(1, 0, 0), .fields_at = 0};
+static const struct tile_format tile_IQ3_S = {LINES(8, {2, 8, 1}, {6, 8, 1}, {74, 4, 1}), FIELDS(1, 4, 16), CODED(IQ3_S)};
+static const struct tile_format tile_IQ1_S = {LINES(8, {2, 4, 1}), FIELDS(1, 4, 24), CODED(IQ1_S)};
+static const struct tile_format tile_IQ1_M = {LINES(8, {0, 4, 1}), FIELDS(1, 6, 32), CODED(IQ1_M)};
+#undef PLANES
+#undef LINES
+#undef FIELDS
+#undef CODED
 /* clang-format on */
 
 static const struct tile_format *const formats[QN_TYPE_LIMIT] = {
 #define FORMAT_ROWS(name)
-#define FORMAT_BLOCKS(name)
 #define FORMAT_TILES(name)                               [QN_##name] = &tile_##name,
 #define QUANT_TYPE(name, id, block, bytes, rule, layout) FORMAT_##layout(name)
 #include "quant/types.def"
@@ -235,17 +397,20 @@ static inline int group_bytes(const struct tile_format *f) { return 64 * (f->pla
 
 static inline struct place place_block(const struct tile_format *f, int weights, int64_t cols, int64_t b)
 {
-    size_t quants = (size_t)(64 * f->n_line + weights / QUANT_GROUP * group_bytes(f));
-    return (struct place){(size_t)b * quants,
-                          (size_t)(cols / weights) * quants + (size_t)b * TILE_ROWS * (size_t)field_bytes(f)};
+    size_t quants = (size_t)(64 * line_count(f) * f->n_step + weights / QUANT_GROUP * group_bytes(f));
+    size_t scales = (size_t)(TILE_ROWS * field_bytes(f) + TILE_ROWS / 2 * f->n_nibble);
+    return (struct place){(size_t)b * quants, (size_t)(cols / weights) * quants + (size_t)b * scales};
 }
 
 ALWAYS_INLINE void put_block(const struct tile_format *f, int weights, const uint8_t *block, int row, uint8_t *quants,
                              uint8_t *scales)
 {
     uint8_t fields[FIELDS_MAX];
-    for (int j = 0; j < f->n_line; j++)
-        memcpy(quants + 64 * j + 4 * row, block + 4 * j, 4);
+    for (int g = 0; g < f->n_step; g++)
+        for (int j = 0; j < line_count(f); j++) {
+            uint32_t four = take_line(block, &f->line[j], g);
+            memcpy(quants + 64 * (line_count(f) * g + j) + 4 * row, &four, 4);
+        }
 #pragma GCC unroll 8
     for (int g = 0; g < weights / QUANT_GROUP; g++, quants += group_bytes(f)) {
         uint8_t *lines = quants;
@@ -269,6 +434,10 @@ ALWAYS_INLINE void put_block(const struct tile_format *f, int weights, const uin
         memcpy(scales + 32 * i + 2 * row, fields + 2 * i, 2);
     for (int i = 0; i < f->n_byte; i++)
         scales[32 * f->n_half + 16 * i + row] = fields[2 * f->n_half + i];
+    for (int i = 0; i < f->n_nibble; i++) { /* the even row first */
+        uint8_t *p = scales + 16 * field_bytes(f) + 8 * i + row / 2;
+        *p = row % 2 ? (uint8_t)(*p | fields[field_bytes(f) + i] << 4) : fields[field_bytes(f) + i];
+    }
 }
 
 static void get_block(const struct quant_type *t, const struct tile_format *f, const uint8_t *quants,
@@ -276,8 +445,9 @@ static void get_block(const struct quant_type *t, const struct tile_format *f, c
 {
     uint8_t fields[FIELDS_MAX];
     memset(block, 0, (size_t)t->block_bytes);
-    for (int j = 0; j < f->n_line; j++)
-        memcpy(block + 4 * j, quants + 64 * j + 4 * row, 4);
+    for (int g = 0; g < f->n_step; g++)
+        for (int j = 0; j < line_count(f); j++)
+            give_line(block, &f->line[j], g, quants + 64 * (line_count(f) * g + j) + 4 * row);
     for (int k = 0; k < t->block; k += QUANT_GROUP) {
         for (int p = 0; p < 2; quants += 64 * f->plane[p].width, p++) {
             if (!f->plane[p].width)
@@ -292,6 +462,8 @@ static void get_block(const struct quant_type *t, const struct tile_format *f, c
         memcpy(fields + 2 * i, scales + 32 * i + 2 * row, 2);
     for (int i = 0; i < f->n_byte; i++)
         fields[2 * f->n_half + i] = scales[32 * f->n_half + 16 * i + row];
+    for (int i = 0; i < f->n_nibble; i++)
+        fields[field_bytes(f) + i] = scales[16 * field_bytes(f) + 8 * i + row / 2] >> 4 * (row % 2) & 15;
     if (f->put_fields)
         f->put_fields(fields, block);
     else
@@ -326,9 +498,7 @@ typedef void pack_fn(const uint8_t *rows, size_t row_bytes, int n_rows, int64_t 
         pack_rows(&tile_##name, block, bytes, rows, row_bytes, n_rows, cols, tile); \
     }
 #undef FORMAT_ROWS
-#undef FORMAT_BLOCKS
 #define FORMAT_ROWS(name, block, bytes)
-#define FORMAT_BLOCKS(name, block, bytes)
 #define QUANT_TYPE(name, id, block, bytes, rule, layout) FORMAT_##layout(name, block, bytes)
 #include "quant/types.def"
 #undef QUANT_TYPE
@@ -341,42 +511,23 @@ static pack_fn *const packers[QN_TYPE_LIMIT] = {
 #undef QUANT_TYPE
 };
 
-/* Layout BLOCKS: whole file blocks. */
-static void pack_blocks(size_t bytes, const uint8_t *rows, size_t row_bytes, int n_rows, int64_t n_blocks,
-                        uint8_t *tile)
-{
-    for (int r = 0; r < n_rows; r++) {
-        const uint8_t *block = rows + (size_t)r * row_bytes;
-        for (int64_t b = 0; b < n_blocks; b++, block += bytes)
-            memcpy(tile + ((size_t)b * TILE_ROWS + (size_t)r) * bytes, block, bytes);
-    }
-}
-
 void pack_tile(const struct quant_type *t, const uint8_t *rows, size_t row_bytes, int n_rows, int64_t cols,
                uint8_t *tile)
 {
     assert(t->layout != LAYOUT_ROWS && n_rows >= 1 && n_rows <= TILE_ROWS && cols % t->block == 0);
     size_t written = n_rows == TILE_ROWS ? TILE_ROWS * quant_row_bytes(t, cols) : 0;
     memset(tile + written, 0, pack_tile_bytes(t, cols) - written);
-    if (packers[t->id])
-        packers[t->id](rows, row_bytes, n_rows, cols, tile);
-    else
-        pack_blocks((size_t)t->block_bytes, rows, row_bytes, n_rows, cols / t->block, tile);
+    packers[t->id](rows, row_bytes, n_rows, cols, tile);
 }
 
 void unpack_blocks(const struct quant_type *t, const uint8_t *tile, int64_t cols, int row, int64_t b0, int64_t n_blocks,
                    uint8_t *blocks)
 {
     const struct tile_format *f = formats[t->id];
-    size_t bytes = (size_t)t->block_bytes;
     assert(t->layout != LAYOUT_ROWS && row >= 0 && row < TILE_ROWS);
-    for (int64_t b = b0; b < b0 + n_blocks; b++, blocks += bytes) {
-        if (f) {
-            struct place at = place_block(f, t->block, cols, b);
-            get_block(t, f, tile + at.quants, tile + at.scales, row, blocks);
-        } else {
-            memcpy(blocks, tile + ((size_t)b * TILE_ROWS + (size_t)row) * bytes, bytes);
-        }
+    for (int64_t b = b0; b < b0 + n_blocks; b++, blocks += t->block_bytes) {
+        struct place at = place_block(f, t->block, cols, b);
+        get_block(t, f, tile + at.quants, tile + at.scales, row, blocks);
     }
 }
 

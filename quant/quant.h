@@ -31,7 +31,7 @@ enum qn_type {
  * One rounding per operation written; d * da is rounded before the fma. */
 enum quant_rule { RULE_FLOAT, RULE_ONE, RULE_MIN, RULE_SUB, RULE_SUB_MIN, RULE_TWO };
 
-enum quant_layout { LAYOUT_ROWS, LAYOUT_TILES, LAYOUT_BLOCKS };
+enum quant_layout { LAYOUT_ROWS, LAYOUT_TILES };
 
 enum { QUANT_GROUP = 32, TILE_ROWS = 16, QUANT_BLOCK_MAX = 256, QUANT_BLOCK_BYTES_MAX = 256 };
 
@@ -101,15 +101,18 @@ float quant_dot_ref(const struct quant_type *t, const void *row, int64_t cols, c
 
 /* ---- the packed layout
  *
- * A tile is 16 rows, the same bytes on every machine.  BLOCKS: for each block of the row, the 16 rows' file blocks one after
- * another.  TILES: two planes, first the quants of all groups of 32 columns in order, then the scales of all blocks in order.
- * In a quants plane a 64-byte line holds 4 columns x 16 rows, byte r * 4 + i for row r, so that a 32-bit lane is a row:
+ * A tile is 16 rows, the same bytes on every machine: two planes, first the quants of all groups of 32 columns in order, then
+ * the scales of all blocks in order.  In a quants plane a 64-byte line holds 4 columns x 16 rows, byte r * 4 + i for row r, so
+ * that a 32-bit lane is a row:
  *
  *   nibble plane, 256 bytes a group   line j = 0..3: low 4 bits = weight k = 8 j + i, high 4 bits = weight k = 8 j + 4 + i
  *   2-bit plane,  128 bytes a group   line j = 0..1: bits 2 u, 2 u + 1 = weight k = 16 j + 4 u + i, u = 0..3
  *   1-bit plane,   64 bytes a group   bit t = weight k = 4 t + i, t = 0..7
  *   byte plane,   512 bytes a group   line t = 0..7: weight k = 4 t + i
- *   byte lines of a block             line j: bytes 4 j + i of the row's part of the file block
+ *   byte lines of a block             4 bytes of each row's file block, named below
+ *
+ * Scales of a block are fields of all 16 rows: f16 or one byte of each row, or bits of the group's four octets of columns,
+ * "high n": n words of 64 bits, in word k bit 4 r + o is bit 8 + k of the code-book index of octet o.
  *
  *   type                        quants of a group           scales of a block (each field for rows 0..15)
  *   Q4_0 IQ4_NL                 nibble                      d f16
@@ -121,7 +124,20 @@ float quant_dot_ref(const struct quant_type *t, const void *row, int64_t cols, c
  *   NVFP4                       nibble                      4 x scale byte (of 16 columns each)
  *   Q1_0                        1-bit                       d f16
  *   Q2_0 TQ2_0                  2-bit                       d f16
- *   TQ1_0                       13 byte lines of a block    d f16
+ *   TQ1_0                       13 lines of a block: bytes  d f16
+ *                               0..51
+ *   IQ2_XXS                     lines: 4 indices; word of   d f16
+ *                               sign codes and scale
+ *   IQ2_XS                      lines: low bytes of the 4   d f16, 8 x the file's scales byte
+ *                               words; their high bytes
+ *   IQ2_S                       lines: 4 indices; 4 signs   d f16, 8 x the file's scales byte, 8 x high 2
+ *   IQ3_XXS                     lines: indices of 0..15; of d f16
+ *                               16..31; word as IQ2_XXS
+ *   IQ3_S                       lines: indices of 0..15; of d f16, 4 x (scale_g | scale_g+1 << 4) for g = 0, 2, 4, 6,
+ *                               16..31; 4 signs             8 x (high 1 of columns 0..15, of 16..31), o counting 4 columns
+ *   IQ1_S                       line: 4 indices             d f16, 4 x (top 4 bits of word g | of word g+1 << 4), 8 x high 3
+ *   IQ1_M                       line: 4 indices             d f16, 8 x 6 bits (the group's two scales) stored as in IQ4_XS,
+ *                                                           8 x high 4, the last of them the signs of the shift
  *   Q4_K                        nibble                      d f16, dmin f16, 8 x (scale & 15 | min & 15 << 4) for sub-block j = 0..7,
  *                                                           4 x (scale_j >> 4 | min_j >> 4 << 2 | scale_j+1 >> 4 << 4 |
  *                                                           min_j+1 >> 4 << 6) for j = 0, 2, 4, 6

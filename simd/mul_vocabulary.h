@@ -9,6 +9,9 @@
 
 #define ALWAYS_INLINE inline __attribute__((always_inline))
 
+/* Loads from the array x are loads, not pieces of the register that was stored there. */
+#define IN_MEMORY(x) __asm__("" : "+m"(x))
+
 static ALWAYS_INLINE int32_t load_4(const void *p)
 {
     int32_t x;

@@ -71,11 +71,30 @@ static ALWAYS_INLINE vi v_dot(vi s, const vi *w, int n, const int8_t *a, int wma
     return s;
 }
 
-static ALWAYS_INLINE void v_words(const uint64_t *e, vi *even, vi *odd)
+static ALWAYS_INLINE vi v_nibbles(const uint8_t *p, int part)
 {
-    vi x = v_load(e), y = v_load(e + 2);
-    *even = vuzp1q_s32(x, y);
-    *odd = vuzp2q_s32(x, y);
+    static const int32_t n[4] = {0, -4, -8, -12};
+    uint16_t x;
+    memcpy(&x, p + 2 * part, sizeof(x));
+    return v_and(vreinterpretq_s32_u32(vshlq_u32(vdupq_n_u32(x), vld1q_s32(n))), v_set(15));
+}
+
+static ALWAYS_INLINE vi v_pick4(const uint32_t *t, vi i)
+{
+    uint32x4_t k = vreinterpretq_u32_s32(i), x = vdupq_n_u32(t[vgetq_lane_u32(k, 0)]);
+    x = vld1q_lane_u32(t + vgetq_lane_u32(k, 1), x, 1);
+    x = vld1q_lane_u32(t + vgetq_lane_u32(k, 2), x, 2);
+    return vreinterpretq_s32_u32(vld1q_lane_u32(t + vgetq_lane_u32(k, 3), x, 3));
+}
+
+static ALWAYS_INLINE void v_pick8(const uint64_t *t, vi i, vi w[2])
+{
+    uint32x4_t k = vreinterpretq_u32_s32(i);
+    uint64x2_t x = vdupq_n_u64(t[vgetq_lane_u32(k, 0)]), y = vdupq_n_u64(t[vgetq_lane_u32(k, 2)]);
+    vi a = vreinterpretq_s32_u64(vld1q_lane_u64(t + vgetq_lane_u32(k, 1), x, 1));
+    vi b = vreinterpretq_s32_u64(vld1q_lane_u64(t + vgetq_lane_u32(k, 3), y, 1));
+    w[0] = vuzp1q_s32(a, b);
+    w[1] = vuzp2q_s32(a, b);
 }
 
 static ALWAYS_INLINE vi v_spread(vi x, int k)
@@ -83,7 +102,6 @@ static ALWAYS_INLINE vi v_spread(vi x, int k)
     static const uint8_t first[16] = {0, 0, 0, 0, 4, 4, 4, 4, 8, 8, 8, 8, 12, 12, 12, 12};
     return v_i(vqtbl1q_u8(v_u(x), vaddq_u8(vld1q_u8(first), vdupq_n_u8((uint8_t)k))));
 }
-static ALWAYS_INLINE vi v_test(vi x, vi m) { return v_i(vtstq_u8(v_u(x), v_u(m))); }
 static ALWAYS_INLINE vi v_negate(vi w, vi x, vi m)
 {
     int8x16_t v = vreinterpretq_s8_s32(w);

@@ -71,12 +71,37 @@ static ALWAYS_INLINE vi v_dot(vi s, const vi *w, int n, const int8_t *a, int wma
     return s;
 }
 
-static ALWAYS_INLINE void v_words(const uint64_t *e, vi *even, vi *odd)
+static ALWAYS_INLINE vi v_nibbles(const uint8_t *p, int part)
 {
-    __m256 x = _mm256_loadu_ps((const float *)e), y = _mm256_loadu_ps((const float *)(e + 4));
-    /* shuffle gives rows 0 1 4 5 | 2 3 6 7 */
-    *even = _mm256_permute4x64_epi64(_mm256_castps_si256(_mm256_shuffle_ps(x, y, 0x88)), 0xd8);
-    *odd = _mm256_permute4x64_epi64(_mm256_castps_si256(_mm256_shuffle_ps(x, y, 0xdd)), 0xd8);
+    const vi n = _mm256_setr_epi32(0, 4, 8, 12, 16, 20, 24, 28);
+    return v_and(_mm256_srlv_epi32(v_set(load_4(p + 4 * part)), n), v_set(15));
+}
+
+/* Gathers are no faster where they are at their best, and slow where they had to be mended. */
+static ALWAYS_INLINE vi v_pick4(const uint32_t *t, vi i)
+{
+    _Alignas(32) uint32_t k[W];
+    _mm256_store_si256((vi *)k, i);
+    IN_MEMORY(k);
+    return _mm256_setr_epi32((int)t[k[0]], (int)t[k[1]], (int)t[k[2]], (int)t[k[3]], (int)t[k[4]], (int)t[k[5]],
+                             (int)t[k[6]], (int)t[k[7]]);
+}
+
+static ALWAYS_INLINE __m256 four_words(const uint64_t *t, const uint32_t *k)
+{
+    return _mm256_castsi256_ps(
+        _mm256_setr_epi64x((int64_t)t[k[0]], (int64_t)t[k[1]], (int64_t)t[k[2]], (int64_t)t[k[3]]));
+}
+
+/* Taken in the order of rows 0 1 4 5 | 2 3 6 7, words of 8 bytes are halved within 128 bits. */
+static ALWAYS_INLINE void v_pick8(const uint64_t *t, vi i, vi w[2])
+{
+    _Alignas(32) uint32_t k[W];
+    _mm256_store_si256((vi *)k, _mm256_permute4x64_epi64(i, 0xd8));
+    IN_MEMORY(k);
+    __m256 x = four_words(t, k), y = four_words(t, k + 4);
+    w[0] = _mm256_castps_si256(_mm256_shuffle_ps(x, y, 0x88));
+    w[1] = _mm256_castps_si256(_mm256_shuffle_ps(x, y, 0xdd));
 }
 
 static ALWAYS_INLINE vi v_spread(vi x, int k)
@@ -84,11 +109,9 @@ static ALWAYS_INLINE vi v_spread(vi x, int k)
     const vi first = _mm256_setr_epi32(0, 0x04040404, 0x08080808, 0x0c0c0c0c, 0, 0x04040404, 0x08080808, 0x0c0c0c0c);
     return _mm256_shuffle_epi8(x, v_addb(first, v_bytes(k)));
 }
-/* m has one bit in each byte */
-static ALWAYS_INLINE vi v_test(vi x, vi m) { return _mm256_cmpeq_epi8(v_and(x, m), m); }
 static ALWAYS_INLINE vi v_negate(vi w, vi x, vi m)
 {
-    vi minus = v_test(x, m);
+    vi minus = _mm256_cmpeq_epi8(v_and(x, m), m);
     return v_subb(v_xor(w, minus), minus);
 }
 

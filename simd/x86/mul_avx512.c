@@ -1,73 +1,50 @@
 /* SPDX-License-Identifier: MIT */
-/* Matrix products with AVX-512 (F BW DQ VL VNNI): a register is a whole line of a tile, 16 columns fit the register file next
- * to a group's 8 registers of weights. */
-#define LANES_AVX512
-#include "simd/lanes.h"
-#include "simd/mul_vocabulary.h"
+/* Matrix products with AVX-512 F BW DQ VL VNNI. */
+#include "simd/x86/mul_avx512.h"
 
-#include <immintrin.h>
-
-typedef __m512i vi;
-typedef __m512 vf;
-
-enum { W = 16, PARTS = 1, WIDE_BIAS = 128, MAX_COLS = 16, MAX_DIRECT = 16, PREFETCH_BYTES = 4096 };
-enum { FLOAT_ROWS = 4, FLOAT_COLS = 4 };
+enum { MAX_DIRECT = 16, FLOAT_ROWS = 4, FLOAT_COLS = 4 };
 /* clang-format off */
 #define DIRECT_COLS(M, t) M(t, 1) M(t, 2) M(t, 4) M(t, 6) M(t, 8) M(t, 12) M(t, 16)
 #define KINDS(M) M(ONE, 255) M(MIN, 255) M(SUB, 255) M(SUB_MIN, 255) M(TWO, 255)
 #define KIND_COLS(M, r, w) M(r, w, 1) M(r, w, 2) M(r, w, 4) M(r, w, 8) M(r, w, 10) M(r, w, 12) M(r, w, 14) M(r, w, 16)
 /* clang-format on */
 
-static ALWAYS_INLINE vi v_load(const void *p) { return _mm512_loadu_si512(p); }
-static ALWAYS_INLINE vi v_bytes(int k) { return _mm512_set1_epi8((char)k); }
-static ALWAYS_INLINE vi v_set(int32_t k) { return _mm512_set1_epi32(k); }
-static ALWAYS_INLINE vi v_and(vi x, vi y) { return _mm512_and_si512(x, y); }
-static ALWAYS_INLINE vi v_or(vi x, vi y) { return _mm512_or_si512(x, y); }
-static ALWAYS_INLINE vi v_xor(vi x, vi y) { return _mm512_xor_si512(x, y); }
-static ALWAYS_INLINE vi v_add(vi x, vi y) { return _mm512_add_epi32(x, y); }
-static ALWAYS_INLINE vi v_sub(vi x, vi y) { return _mm512_sub_epi32(x, y); }
-static ALWAYS_INLINE vi v_max(vi x, vi y) { return _mm512_max_epi32(x, y); }
-static ALWAYS_INLINE vi v_addb(vi x, vi y) { return _mm512_add_epi8(x, y); }
-static ALWAYS_INLINE vi v_subb(vi x, vi y) { return _mm512_sub_epi8(x, y); }
-static ALWAYS_INLINE vi v_mul16(vi x, vi y) { return _mm512_mullo_epi16(x, y); }
-static ALWAYS_INLINE vi v_shl(vi x, int n) { return (vi)((__v16su)x << (unsigned)n); }
-static ALWAYS_INLINE vi v_shr(vi x, int n) { return (vi)((__v16su)x >> (unsigned)n); }
-static ALWAYS_INLINE vi v_u8(const void *p) { return _mm512_cvtepu8_epi32(_mm_loadu_si128(p)); }
-static ALWAYS_INLINE vi v_s8(const void *p) { return _mm512_cvtepi8_epi32(_mm_loadu_si128(p)); }
-static ALWAYS_INLINE vi v_table(const int8_t t[16]) { return _mm512_broadcast_i32x4(_mm_loadu_si128((const void *)t)); }
-static ALWAYS_INLINE vi v_lut(vi t, vi x) { return _mm512_shuffle_epi8(t, x); }
+static ALWAYS_INLINE vi v_dot(vi s, const vi *w, int n, const int8_t *a, int wmax) { return dot_chains(s, w, n, a); }
 
-static ALWAYS_INLINE vf f_set(float x) { return _mm512_set1_ps(x); }
-static ALWAYS_INLINE vf f_cvt(vi x) { return _mm512_cvtepi32_ps(x); }
-static ALWAYS_INLINE vf f_bits(vi x) { return _mm512_castsi512_ps(x); }
-static ALWAYS_INLINE vf f_mul(vf x, vf y) { return _mm512_mul_ps(x, y); }
-static ALWAYS_INLINE vf f_fma(vf x, vf y, vf z) { return _mm512_fmadd_ps(x, y, z); }
-static ALWAYS_INLINE vf f_f16(const void *p) { return _mm512_cvtph_ps(_mm256_loadu_si256(p)); }
-static ALWAYS_INLINE vf f_load(const float *p) { return _mm512_loadu_ps(p); }
-static ALWAYS_INLINE void f_store(float *p, vf x) { _mm512_storeu_ps(p, x); }
-
-/* Two chains: with one, waiting dots fill the scheduler. */
-static ALWAYS_INLINE vi v_dot(vi s, const vi *w, int n, const int8_t *a, int wmax)
+/* Dwords 0..7 in the low half, each shifted down to its row's nibble. */
+static ALWAYS_INLINE vi v_nibbles(const uint8_t *p, int part)
 {
-    vi t = v_set(0);
-    LANES_FOR (j, n / 2) {
-        s = _mm512_dpbusd_epi32(s, w[2 * j], v_set(load_4(a + 8 * j)));
-        t = _mm512_dpbusd_epi32(t, w[2 * j + 1], v_set(load_4(a + 8 * j + 4)));
-    }
-    return v_add(s, t);
+    const vi n = _mm512_setr_epi32(0, 4, 8, 12, 16, 20, 24, 28, 0, 4, 8, 12, 16, 20, 24, 28);
+    vi x = _mm512_inserti64x4(v_set(load_4(p)), _mm256_set1_epi32(load_4(p + 4)), 1);
+    return v_and(_mm512_srlv_epi32(x, n), v_set(15));
 }
 
-/* x: rows 0..7, y: rows 8..15, 8 bytes each. */
-static ALWAYS_INLINE void split_words(vi x, vi y, vi *even, vi *odd)
+/* Gathers are no faster where they are at their best, and slow where they had to be mended. */
+static ALWAYS_INLINE vi v_pick4(const uint32_t *t, vi i)
 {
-    const vi i = _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
-    *even = _mm512_permutex2var_epi32(x, i, y);
-    *odd = _mm512_permutex2var_epi32(x, _mm512_or_si512(i, _mm512_set1_epi32(1)), y);
+    _Alignas(64) uint32_t k[W];
+    _mm512_store_si512(k, i);
+    IN_MEMORY(k);
+    return _mm512_setr_epi32((int)t[k[0]], (int)t[k[1]], (int)t[k[2]], (int)t[k[3]], (int)t[k[4]], (int)t[k[5]],
+                             (int)t[k[6]], (int)t[k[7]], (int)t[k[8]], (int)t[k[9]], (int)t[k[10]], (int)t[k[11]],
+                             (int)t[k[12]], (int)t[k[13]], (int)t[k[14]], (int)t[k[15]]);
 }
 
-static ALWAYS_INLINE void v_words(const uint64_t *e, vi *even, vi *odd)
+static ALWAYS_INLINE vi eight_words(const uint64_t *t, const uint32_t *k)
 {
-    split_words(v_load(e), v_load(e + 8), even, odd);
+    return _mm512_setr_epi64((int64_t)t[k[0]], (int64_t)t[k[1]], (int64_t)t[k[2]], (int64_t)t[k[3]], (int64_t)t[k[4]],
+                             (int64_t)t[k[5]], (int64_t)t[k[6]], (int64_t)t[k[7]]);
+}
+
+static ALWAYS_INLINE void v_pick8(const uint64_t *t, vi i, vi w[2])
+{
+    const vi even = _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
+    _Alignas(64) uint32_t k[W];
+    _mm512_store_si512(k, i);
+    IN_MEMORY(k);
+    vi x = eight_words(t, k), y = eight_words(t, k + 8);
+    w[0] = _mm512_permutex2var_epi32(x, even, y);
+    w[1] = _mm512_permutex2var_epi32(x, _mm512_or_si512(even, v_set(1)), y);
 }
 
 static ALWAYS_INLINE vi v_spread(vi x, int k)
@@ -75,7 +52,6 @@ static ALWAYS_INLINE vi v_spread(vi x, int k)
     return _mm512_shuffle_epi8(x, _mm512_broadcast_i32x4(_mm_add_epi8(
                                       _mm_setr_epi32(0, 0x04040404, 0x08080808, 0x0c0c0c0c), _mm_set1_epi8((char)k))));
 }
-static ALWAYS_INLINE vi v_test(vi x, vi m) { return _mm512_movm_epi8(_mm512_test_epi8_mask(x, m)); }
 static ALWAYS_INLINE vi v_negate(vi w, vi x, vi m)
 {
     return _mm512_mask_sub_epi8(w, _mm512_test_epi8_mask(x, m), _mm512_setzero_si512(), w);

@@ -1,0 +1,57 @@
+/* SPDX-License-Identifier: MIT */
+/* The vocabulary of mul.inc for AVX-512 (F BW DQ VL VNNI): a register is a whole line of a tile, 16 columns fit the register file
+ * next to a group's 8 registers of weights.  Shared by the avx512 and avx512vbmi levels, which differ in how weights come from code
+ * books and, with that, in v_dot(). */
+#ifndef QUERN_MUL_AVX512_H
+#define QUERN_MUL_AVX512_H
+
+#define LANES_AVX512
+#include "simd/lanes.h"
+#include "simd/mul_vocabulary.h"
+
+#include <immintrin.h>
+
+typedef __m512i vi;
+typedef __m512 vf;
+
+enum { W = 16, PARTS = 1, WIDE_BIAS = 128, MAX_COLS = 16, PREFETCH_BYTES = 4096 };
+static ALWAYS_INLINE vi v_load(const void *p) { return _mm512_loadu_si512(p); }
+static ALWAYS_INLINE vi v_bytes(int k) { return _mm512_set1_epi8((char)k); }
+static ALWAYS_INLINE vi v_set(int32_t k) { return _mm512_set1_epi32(k); }
+static ALWAYS_INLINE vi v_and(vi x, vi y) { return _mm512_and_si512(x, y); }
+static ALWAYS_INLINE vi v_or(vi x, vi y) { return _mm512_or_si512(x, y); }
+static ALWAYS_INLINE vi v_xor(vi x, vi y) { return _mm512_xor_si512(x, y); }
+static ALWAYS_INLINE vi v_add(vi x, vi y) { return _mm512_add_epi32(x, y); }
+static ALWAYS_INLINE vi v_sub(vi x, vi y) { return _mm512_sub_epi32(x, y); }
+static ALWAYS_INLINE vi v_max(vi x, vi y) { return _mm512_max_epi32(x, y); }
+static ALWAYS_INLINE vi v_addb(vi x, vi y) { return _mm512_add_epi8(x, y); }
+static ALWAYS_INLINE vi v_subb(vi x, vi y) { return _mm512_sub_epi8(x, y); }
+static ALWAYS_INLINE vi v_mul16(vi x, vi y) { return _mm512_mullo_epi16(x, y); }
+static ALWAYS_INLINE vi v_shl(vi x, int n) { return (vi)((__v16su)x << (unsigned)n); }
+static ALWAYS_INLINE vi v_shr(vi x, int n) { return (vi)((__v16su)x >> (unsigned)n); }
+static ALWAYS_INLINE vi v_u8(const void *p) { return _mm512_cvtepu8_epi32(_mm_loadu_si128(p)); }
+static ALWAYS_INLINE vi v_s8(const void *p) { return _mm512_cvtepi8_epi32(_mm_loadu_si128(p)); }
+static ALWAYS_INLINE vi v_table(const int8_t t[16]) { return _mm512_broadcast_i32x4(_mm_loadu_si128((const void *)t)); }
+static ALWAYS_INLINE vi v_lut(vi t, vi x) { return _mm512_shuffle_epi8(t, x); }
+
+static ALWAYS_INLINE vf f_set(float x) { return _mm512_set1_ps(x); }
+static ALWAYS_INLINE vf f_cvt(vi x) { return _mm512_cvtepi32_ps(x); }
+static ALWAYS_INLINE vf f_bits(vi x) { return _mm512_castsi512_ps(x); }
+static ALWAYS_INLINE vf f_mul(vf x, vf y) { return _mm512_mul_ps(x, y); }
+static ALWAYS_INLINE vf f_fma(vf x, vf y, vf z) { return _mm512_fmadd_ps(x, y, z); }
+static ALWAYS_INLINE vf f_f16(const void *p) { return _mm512_cvtph_ps(_mm256_loadu_si256(p)); }
+static ALWAYS_INLINE vf f_load(const float *p) { return _mm512_loadu_ps(p); }
+static ALWAYS_INLINE void f_store(float *p, vf x) { _mm512_storeu_ps(p, x); }
+
+/* Two chains: with one, waiting dots fill the scheduler. */
+static ALWAYS_INLINE vi dot_chains(vi s, const vi *w, int n, const int8_t *a)
+{
+    vi t = v_set(0);
+    LANES_FOR (j, n / 2) {
+        s = _mm512_dpbusd_epi32(s, w[2 * j], v_set(load_4(a + 8 * j)));
+        t = _mm512_dpbusd_epi32(t, w[2 * j + 1], v_set(load_4(a + 8 * j + 4)));
+    }
+    return v_add(s, t);
+}
+
+#endif
