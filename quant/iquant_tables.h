@@ -13,6 +13,14 @@ extern const uint64_t iq2_xs_grid[512];
 extern const uint64_t iq2_s_grid[1024];
 extern const uint32_t iq3_xxs_grid[256];
 extern const uint32_t iq3_s_grid[512];
+/* The same books as ranks of the values in ascending order, in two planes of bytes on cache lines: 2 bits of each of weights 0..3,
+ * then of 4..7; of IQ3 3 bits of weights 0 and 1, then of 2 and 3. */
+extern const uint8_t iq1_codes[2][2048];
+extern const uint8_t iq2_xxs_codes[2][256];
+extern const uint8_t iq2_xs_codes[2][512];
+extern const uint8_t iq2_s_codes[2][1024];
+extern const uint8_t iq3_xxs_codes[2][256];
+extern const uint8_t iq3_s_codes[2][512];
 extern const uint8_t iq_signs[128]; /* 7 sign bits, bit 7 added so that the number of minus signs is even */
 extern const int8_t iq4_values[16]; /* IQ4_NL, IQ4_XS */
 extern const int8_t fp4_values[16]; /* e2m1 doubled: MXFP4, NVFP4 */

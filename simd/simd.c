@@ -2,8 +2,9 @@
 /* Which levels this machine can run, and the one table filled for one of them.  A level is a named set of instructions, all of
  * which must be there, the operating system's support for their registers included:
  *
- *   avx2    AVX2 FMA F16C                    neon  AdvSIMD with half-precision arithmetic and dot products
- *   avx512  avx2 + AVX-512 F BW DQ VL VNNI   i8mm  neon + 8-bit matrix products
+ *   avx2        AVX2 FMA F16C                     neon  AdvSIMD with half-precision arithmetic and dot products
+ *   avx512      avx2 + AVX-512 F BW DQ VL VNNI    i8mm  neon + 8-bit matrix products
+ *   avx512vbmi  avx512 + AVX-512 VBMI BITALG, GFNI
  *
  * A level is filled over those before it, so it has to bring only what it does better. */
 #include "simd/fill.h"
@@ -54,6 +55,15 @@ static bool cpu_avx512(void)
 }
 #endif
 
+#ifdef HAVE_AVX512VBMI
+static bool cpu_avx512vbmi(void)
+{
+    unsigned a, b, c, d;
+    const unsigned need = bit_AVX512VBMI | bit_AVX512BITALG | bit_GFNI;
+    return cpu_avx512() && __get_cpuid_count(7, 0, &a, &b, &c, &d) && (c & need) == need;
+}
+#endif
+
 #if defined(HAVE_NEON) || defined(HAVE_I8MM)
 static bool cpu_neon(void)
 {
@@ -68,7 +78,7 @@ static bool cpu_i8mm(void) { return cpu_neon() && (getauxval(AT_HWCAP2) & HWCAP2
 
 static bool cpu_any(void) { return true; }
 
-/* Oldest first.  fill_mul may be NULL. */
+/* Oldest first.  fill may be NULL. */
 static const struct level {
     const char *name;
     bool (*runs)(void);
@@ -81,6 +91,9 @@ static const struct level {
 #endif
 #ifdef HAVE_AVX512
     {"avx512", cpu_avx512, fill_avx512, fill_mul_avx512},
+#endif
+#ifdef HAVE_AVX512VBMI
+    {"avx512vbmi", cpu_avx512vbmi, NULL, fill_mul_avx512vbmi},
 #endif
 #ifdef HAVE_NEON
     {"neon", cpu_neon, fill_neon, fill_mul_neon},
@@ -96,6 +109,9 @@ const char *const *simd_levels(void)
 {
     /* One list for each number of levels that run: a level needs all before it. */
     static const char *const list[] = {
+#ifdef HAVE_AVX512VBMI
+        "avx512vbmi",
+#endif
 #ifdef HAVE_AVX512
         "avx512",
 #endif
@@ -108,7 +124,7 @@ const char *const *simd_levels(void)
 #ifdef HAVE_NEON
         "neon",
 #endif
-        "c",      NULL};
+        "c",          NULL};
     int n = 1;
     while (n < N_LEVEL && level[n].runs())
         n++;

@@ -174,7 +174,7 @@ const struct opt opt_table[] = {
         "Type of the keys in the KV cache."},
     {"cache-type-v", "-ctv", OPT_CHOICE, GROUP_COMPUTE, ENGINE, AT(type_v), 0, 0, "f16", "TYPE", "f16|f32",
         "Type of the values in the KV cache."},
-    {"isa", "", OPT_CHOICE, GROUP_COMPUTE, ENGINE, AT(isa), 0, 0, "auto", "LEVEL", "auto|c|avx2|avx512|neon|i8mm",
+    {"isa", "", OPT_CHOICE, GROUP_COMPUTE, ENGINE, AT(isa), 0, 0, "auto", "LEVEL", "auto|c|avx2|avx512|avx512vbmi|neon|i8mm",
         "Instruction-set level of the kernels. Changes speed, never the result."},
     {"numa", "", OPT_CHOICE, GROUP_COMPUTE, ENGINE, AT(numa), 0, 0, "auto", "WORD", "auto|distribute|off",
         "Pin workers and place memory next to them, on all nodes (auto and distribute), or leave both to the system (off)."},
