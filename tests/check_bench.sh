@@ -97,6 +97,24 @@ check "limits" awk '$1 <= 1e8 || $3 <= 0 { exit 1 }' <<end
 $(columns read_bytes_s int_ops_s share_bandwidth)
 end
 
+# ---- picture: what gnuplot is told, what happens without it, and, where it is there, the picture
+mkdir "$tmp/echo" "$tmp/broken"
+printf '#!/bin/sh\ncase $1 in --version) ;; *) cat ;; esac\n' >"$tmp/echo/gnuplot"
+printf '#!/bin/sh\nexit 1\n' >"$tmp/broken/gnuplot"
+chmod +x "$tmp/echo/gnuplot" "$tmp/broken/gnuplot"
+check "a script for gnuplot" env PATH="$tmp/echo:$PATH" "$quern" bench -m "$demo" -t 1 -p 8 -n 2 -r 1 -d 0,40 --plot "$tmp/script" >"$tmp/out" 2>"$tmp/err"
+is "the script: two lines of two depths" "$(grep -c '^40 [0-9.]* [0-9.]* [0-9.]*$' "$tmp/script")" 2
+check "the script: every phase" grep -q '^"delta-net" [0-9.]* [0-9.]*$' "$tmp/script"
+check "no gnuplot" sh -c "! PATH='$tmp/broken:$PATH' '$quern' bench -m '$demo' -p 8 -n 0 --plot '$tmp/svg' >'$tmp/out' 2>'$tmp/err'"
+check "no gnuplot: said before anything is measured" sh -c "grep -q 'needs the program gnuplot' '$tmp/err' && ! grep -q . '$tmp/out'"
+if command -v gnuplot >/dev/null 2>&1; then
+    check "gnuplot" bench -t 1 -p 8 -n 2 -r 2 -d 0,40 --plot "$tmp/svg"
+    check "the picture" sh -c "head -c 200 '$tmp/svg' | grep -q '<svg' && tail -n 3 '$tmp/svg' | grep -q '</svg>'"
+else
+    echo "SKIPPED: gnuplot is not installed, no picture is drawn"
+fi
+check "a picture that cannot be written" sh -c "! '$quern' bench -m '$demo' -p 8 -n 0 --plot '$tmp/no/svg' >'$tmp/out' 2>'$tmp/err'"
+
 # ---- kernels: every level of this machine, hot and from memory, beside the bounds
 check "kernels" plain --kernels --only Q4_K --format csv
 levels=$(columns operation level data | grep -c '^mul Q4_K .* hot$')

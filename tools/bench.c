@@ -268,6 +268,8 @@ static void run_model(struct bench *b)
             close_model(b);
         }
     print_end(&b->out, b->results, b->n_results);
+    if (o->plot)
+        plot_results(&b->out, o->plot, b->results, b->n_results);
     for (int i = 0; i < b->n_results; i++)
         free(b->results[i].s);
     free(b->results);
@@ -289,6 +291,8 @@ int cmd_bench(struct opts *o)
                               .show_ubatch = o->list_ub.n > 1}};
     if (!b.n_tests)
         usage("bench: -p and -n leave nothing to measure");
+    if (o->plot)
+        plot_check(o->plot);
     setup_seed(o);
     b.random = o->seed;
     run_model(&b);

@@ -47,6 +47,10 @@ void print_result(struct printer *p, const struct result *r); /* a row as soon a
 /* What follows all n rows: breakdown and limits in the formats for people. */
 void print_end(struct printer *p, const struct result *results, int n);
 
+/* ---- bench_plot.c */
+void plot_check(const char *path); /* ends the program when there is no gnuplot or the file cannot be written */
+void plot_results(const struct printer *p, const char *path, const struct result *results, int n);
+
 /* ---- bench_barriers.c */
 void print_barriers(struct printer *p, const struct result *r);
 

@@ -132,6 +132,8 @@ const struct opt opt_table[] = {
         "Measurements of each figure."},
     {"format", "--output -o", OPT_CHOICE, GROUP_OWN, B(BENCH), AT(format), 0, 0, "table", "WORD", "table|csv|json|md",
         "Form of the result."},
+    {"plot", "", OPT_TEXT, GROUP_OWN, B(BENCH), AT(plot), 0, 0, NULL, "FILE", NULL,
+        "Draw speed over depth and the phases' shares of the limit into this SVG file. Needs the program gnuplot."},
     {"no-limits", "", OPT_FLAG, GROUP_OWN, B(BENCH), AT(no_limits), 0, 0, NULL, NULL, NULL,
         "Leave out measuring the machine's limits, which takes a second for each number of threads, and the shares of them."},
     {"barriers", "", OPT_FLAG, GROUP_OWN, B(BENCH), AT(barriers), 0, 0, NULL, NULL, NULL,

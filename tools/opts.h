@@ -69,7 +69,7 @@ struct opts {
     int n_parallel, n_chunks, n_repeat;
     bool special, echo, json, hash, detokenize, no_generation_prompt, check, kernels, bounds, barriers, no_limits;
     struct ints list_p, list_n, list_t, list_d, list_npl, list_ub; /* of bench */
-    const char *format, *only;
+    const char *format, *only, *plot;
 };
 
 enum opt_kind {
