@@ -156,3 +156,15 @@ int topology_node(int i)
     pthread_once(&topo_once, read_topology);
     return i < topo.n_places ? topo.place[i].node : 0;
 }
+
+int topology_cpu(int i)
+{
+    pthread_once(&topo_once, read_topology);
+    return i >= 0 && i < topo.n_places ? topo.place[i].cpu : -1;
+}
+
+double topology_quota(void)
+{
+    pthread_once(&topo_once, read_topology);
+    return topo.quota;
+}

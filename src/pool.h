@@ -42,5 +42,7 @@ int topology_default_threads(void);
 void topology_pin(int i, int n);
 /* NUMA node of the i-th place; 0 where unknown. */
 int topology_node(int i);
+int topology_cpu(int i); /* its logical processor, -1 when there is no such place */
+double topology_quota(void); /* processors that the cgroup grants; INFINITY without limit */
 
 #endif

@@ -277,6 +277,12 @@ check "inspect --check" sh -c "'$quern' inspect '$demo' --check | grep -q ': 0 w
 cp "$demo" "$tmp/nan.gguf"
 chmod u+w "$tmp/nan.gguf"
 head -c 512 /dev/zero | tr '\0' '\377' | dd of="$tmp/nan.gguf" bs=1 seek=6000000 conv=notrunc 2>/dev/null
+q inspect --topology >"$tmp/topology"
+check "inspect --topology" grep -q '^workers  *[1-9]' "$tmp/topology"
+check "inspect --topology: a processor with a worker" grep -q '^ *[0-9]\{1,\}  .* 0$' "$tmp/topology"
+q inspect --topology "$demo" >"$tmp/topology"
+check "inspect --topology: where a model lies" grep -q '^weights .*\(on node\|does not tell\)' "$tmp/topology"
+check "inspect --topology --json" sh -c "'$quern' inspect --topology --json | grep -q '\"worker\": 0,'"
 is "inspect --check finds" "$(q inspect "$tmp/nan.gguf" --check >"$tmp/out"; echo $?)" 1
 check "where" grep -q '^blk\.[0-9].*row [0-9]* is the first' "$tmp/out"
 refuses 1 "none.gguf: No such file" inspect "$tmp/none.gguf"

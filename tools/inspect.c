@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* quern inspect: what a GGUF file holds, what it needs, and whether its numbers can be right.  Reads the file itself, so that
  * it also serves for models that the engine does not run. */
+#include "inspect_topology.h"
 #include "io.h"
 #include "setup.h"
 #include "term.h"
@@ -457,6 +458,8 @@ int cmd_inspect(struct opts *o)
 {
     struct inspection s = {.o = o};
     struct qn_error err;
+    if (o->topology)
+        return inspect_topology(o);
     if (!o->model)
         usage("inspect: which file?");
     if (gguf_open(&s.g, o->model, false, &err))

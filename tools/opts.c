@@ -20,7 +20,7 @@ const struct cmd_info cmd_infos[CMD_COUNT] = {
     [CMD_LOGITS]     = {"logits", "--ids FILE [--ids FILE ...] [--out FILE] [--hash] [options]", "logits of given tokens, or their checksum"},
     [CMD_TOKENIZE]   = {"tokenize", "[options] < TEXT", "text to tokens and back"},
     [CMD_TEMPLATE]   = {"template", "--messages FILE [options]", "render a conversation as the model sees it"},
-    [CMD_INSPECT]    = {"inspect", "MODEL [options]", "what is in a GGUF file"},
+    [CMD_INSPECT]    = {"inspect", "MODEL [options]", "what is in a GGUF file, or what the machine is like"},
     [CMD_BENCH]      = {"bench", "[options]", "measure speed"},
 };
 
@@ -110,6 +110,8 @@ const struct opt opt_table[] = {
     /* ---- inspect */
     {"check", "", OPT_FLAG, GROUP_OWN, B(INSPECT), AT(check), 0, 0, NULL, NULL, NULL,
         "Decode every block; report values that are not finite and impossible scales, and exit with 1 if there are any."},
+    {"topology", "", OPT_FLAG, GROUP_OWN, B(INSPECT), AT(topology), 0, 0, NULL, NULL, NULL,
+        "Print the machine instead: sockets, nodes, caches, cores, what this process may use and where workers go; with a model, open it and show which nodes its memory lies on."},
     {"json", "", OPT_FLAG, GROUP_OWN, B(INSPECT), AT(json), 0, 0, NULL, NULL, NULL,
         "Print everything as one JSON object."},
     {"ctx-size", "-c", OPT_INT, GROUP_OWN, B(INSPECT), AT(n_ctx), 0, 16777216, "0", "N tokens", NULL,
