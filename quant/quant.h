@@ -152,6 +152,9 @@ float quant_dot_ref(const struct quant_type *t, const void *row, int64_t cols, c
  *
  * So a type takes the bytes of its file blocks, no more. */
 
+/* Version of this layout: packed weights in files carry it.  Raise it with every change of a packed byte of any type. */
+enum { QUANT_LAYOUT = 1 };
+
 /* A matrix as the kernels read it. */
 struct mat {
     const uint8_t *data; /* ROWS: the rows; else tiles of 16 rows, 64-byte aligned; rows past the end are zero blocks */

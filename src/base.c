@@ -51,15 +51,26 @@ void mem_free(void *p) { free(p); }
 
 void *mem_reserve(size_t bytes, bool huge)
 {
+    size_t slack = huge ? HUGE_PAGE : 0, all;
     if (bytes == 0)
         bytes = 1;
-    void *p = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (!size_add(bytes, slack, &all))
+        return NULL;
+    uint8_t *p = mmap(NULL, all, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (p == MAP_FAILED)
         return NULL;
+    if (huge) { /* what lies around whole huge pages is given back */
+        size_t front = -(uintptr_t)p & (HUGE_PAGE - 1), page = (size_t)sysconf(_SC_PAGESIZE);
+        size_t used = (bytes + page - 1) & ~(page - 1);
+        if (front)
+            munmap(p, front);
+        if (front + used < all)
+            munmap(p + front + used, all - front - used);
+        p += front;
 #ifdef MADV_HUGEPAGE
-    if (huge)
         madvise(p, bytes, MADV_HUGEPAGE);
 #endif
+    }
     return p;
 }
 
@@ -97,6 +108,46 @@ static bool read_number(const char *path, const char *key, size_t *out)
     }
     fclose(f);
     return found;
+}
+
+int mem_use_huge(void *p, size_t bytes, struct qn_error *err)
+{
+    bytes = (bytes + HUGE_PAGE - 1) & ~(size_t)(HUGE_PAGE - 1);
+    size_t n_free = 0;
+    if (bytes == 0)
+        return 0;
+    read_number("/proc/meminfo", "HugePages_Free:", &n_free);
+#ifdef MAP_HUGETLB
+    const int flags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED | MAP_HUGETLB | 21 << MAP_HUGE_SHIFT;
+    if (mmap(p, bytes, PROT_READ | PROT_WRITE, flags, -1, 0) != MAP_FAILED)
+        return 0;
+#endif
+    return fail(err, QN_E_MEMORY,
+                "the weights need %zu huge pages of 2 MiB, the system has %zu free (sysctl vm.nr_hugepages sets aside "
+                "more): %s",
+                bytes / HUGE_PAGE, n_free, strerror(errno));
+}
+
+int mem_use_file(void *p, size_t bytes, int fd, size_t at, bool write, struct qn_error *err)
+{
+    if (bytes == 0 ||
+        mmap(p, bytes, PROT_READ | (write ? PROT_WRITE : 0), MAP_SHARED | MAP_FIXED, fd, (off_t)at) != MAP_FAILED)
+        return 0;
+    return fail(err, QN_E_IO, "cannot map %zu bytes of a file: %s", bytes, strerror(errno));
+}
+
+void mem_read_only(void *p, size_t bytes) { mprotect(p, bytes, PROT_READ); }
+
+int mem_flush(void *p, size_t bytes, struct qn_error *err)
+{
+    return msync(p, bytes, MS_SYNC) ? fail(err, QN_E_IO, "a mapped file cannot be written: %s", strerror(errno)) : 0;
+}
+
+void mem_prefetch(void *p, size_t bytes)
+{
+    unsigned char there;
+    if (!mincore(p, 1, &there) && !(there & 1))
+        madvise(p, bytes, MADV_WILLNEED);
 }
 
 /* What the memory cgroups above this process still allow (version 2, and version 1 as mounted in containers). */
@@ -161,6 +212,11 @@ int file_map_open(struct file_map *m, const char *path, struct qn_error *err)
         else
             *m = (struct file_map){.data = p, .size = (size_t)st.st_size};
     }
+    if (!code)
+        m->id = (struct file_id){.dev = (uint64_t)st.st_dev,
+                                 .ino = (uint64_t)st.st_ino,
+                                 .size = (uint64_t)st.st_size,
+                                 .mtime_ns = (int64_t)st.st_mtim.tv_sec * 1000000000 + st.st_mtim.tv_nsec};
     close(fd);
     return code;
 }

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
-/* Opening a model, packing its weights, and evaluating: the caller's spans are cut into steps of at most n_ubatch rows.  How they are
- * cut changes no bit. */
+/* Opening a model, and evaluating: the caller's spans are cut into steps of at most n_ubatch rows.  How they are cut changes no bit. */
+#include "load.h"
 #include "run.h"
 #include "text_parts.h"
 
@@ -12,68 +12,6 @@
 #include <string.h>
 
 const char *qn_version(void) { return PACKAGE_VERSION; }
-
-/* ---- packing */
-
-struct packing {
-    struct qn_engine *e;
-    const struct qn_options *o;
-    int64_t total; /* bytes to pack */
-    atomic_bool cancelled;
-};
-
-enum { PACK_BYTES = 16 << 20 }; /* of source that a worker packs before its file pages are let go */
-
-static bool report(const struct qn_options *o, double share)
-{
-    return o->progress && o->progress(o->cookie, "loading", share) != 0;
-}
-
-/* Packs tiles [first, last) of a job and lets go of the file's pages, so that never both copies are resident. */
-static void pack_piece(const struct pack_job *j, int64_t first, int64_t last)
-{
-    for (int64_t t = first; t < last; t++)
-        model_pack_tile(j, t);
-    size_t bytes;
-    const uint8_t *src = model_job_source(j, first, last, &bytes);
-    if (src)
-        mem_discard((void *)(uintptr_t)src, bytes);
-}
-
-static void pack_worker(struct worker *w, void *arg)
-{
-    struct packing *p = arg;
-    const struct model *m = &p->e->model;
-    int64_t done = 0;
-    for (size_t i = 0; i < model_n_jobs(m); i++) {
-        const struct pack_job *j = model_job(m, i);
-        int64_t tiles = model_job_tiles(j), tile_bytes = (int64_t)j->row_bytes * TILE_ROWS, first, last;
-        int64_t piece = PACK_BYTES / tile_bytes + 1;
-        pool_share(w, tiles, &first, &last); /* the same shares as when multiplying: memory lands near its reader */
-        for (int64_t t = first; t < last; t += piece) {
-            if (atomic_load_explicit(&p->cancelled, memory_order_relaxed))
-                return;
-            int64_t end = t + piece < last ? t + piece : last;
-            pack_piece(j, t, end);
-            done += (end - t) * tile_bytes;
-            if (w->id == 0 && report(p->o, (double)done * w->n / (double)p->total))
-                atomic_store_explicit(&p->cancelled, true, memory_order_relaxed);
-        }
-    }
-}
-
-static int pack_all(struct qn_engine *e, const struct qn_options *o, struct qn_error *err)
-{
-    struct packing p = {.e = e, .o = o};
-    for (size_t i = 0; i < model_n_jobs(&e->model); i++)
-        p.total += model_job_tiles(model_job(&e->model, i)) * (int64_t)model_job(&e->model, i)->row_bytes * TILE_ROWS;
-    atomic_init(&p.cancelled, false);
-    pool_run(e->pool, e->n_threads_batch > e->n_threads ? e->n_threads_batch : e->n_threads, pack_worker, &p);
-    model_pack_done(&e->model);
-    if (atomic_load_explicit(&p.cancelled, memory_order_relaxed))
-        return fail(err, QN_E_CANCELLED, "%s: loading was cancelled", e->gguf->path);
-    return 0;
-}
 
 /* ---- opening */
 
@@ -136,13 +74,13 @@ struct memory {
     double weights, step, seqs, total;
 };
 
-/* What a context of n_ctx positions takes; sets e->n_ctx. */
-static struct memory memory_of(struct qn_engine *e, int n_ctx)
+/* What a context of n_ctx positions takes beside weights that lie elsewhere; sets e->n_ctx. */
+static struct memory memory_of(struct qn_engine *e, const struct loading *l, int n_ctx)
 {
     e->n_ctx = n_ctx;
     state_sizes(e);
     double kv = (double)e->kv_head_bytes * e->model.hp.n_head_kv * e->model.n_attn;
-    struct memory m = {.weights = (double)e->model.packed_used,
+    struct memory m = {.weights = l->elsewhere ? 0 : (double)e->model.packed_used,
                        .step = (double)step_bytes(e),
                        .seqs = (kv + (double)e->state_bytes + (double)e->conv_bytes) * e->n_seq};
     m.total = m.weights + m.step + m.seqs;
@@ -150,16 +88,16 @@ static struct memory memory_of(struct qn_engine *e, int n_ctx)
 }
 
 /* Refuses what cannot fit before anything is touched, and says what would. */
-static int check_memory(struct qn_engine *e, struct qn_error *err)
+static int check_memory(struct qn_engine *e, const struct loading *l, struct qn_error *err)
 {
     const double mib = 1024.0 * 1024.0, have = (double)mem_available();
     int wanted = e->n_ctx, fits = 0, too_much = wanted;
-    struct memory m = memory_of(e, wanted);
+    struct memory m = memory_of(e, l, wanted);
     if (m.total <= have)
         return 0;
     while (too_much - fits > 1) {
         int n = fits + (too_much - fits) / 2;
-        *(memory_of(e, n).total <= have ? &fits : &too_much) = n;
+        *(memory_of(e, l, n).total <= have ? &fits : &too_much) = n;
     }
     if (fits == 0)
         return fail(err, QN_E_MEMORY, "%s needs %.0f MiB for weights and %.0f MiB beside, %.0f MiB are available",
@@ -183,10 +121,16 @@ static int open_tensors(struct qn_engine *e, const struct qn_options *o, struct 
                     e->gguf->path, text_n_vocab(e->text), e->model.hp.n_vocab);
     describe(e);
     int n_workers = e->n_threads > e->n_threads_batch ? e->n_threads : e->n_threads_batch;
-    if (check_memory(e, err) || pool_open(&e->pool, n_workers, !o->no_numa, &e->log, err) || pack_all(e, o, err) ||
-        step_alloc(e, err))
+    if (pool_open(&e->pool, n_workers, !o->no_numa, &e->log, err))
         return err->code;
-    return 0;
+    struct loading l;
+    int code = load_begin(&l, e, o, err);
+    if (!code)
+        code = check_memory(e, &l, err);
+    if (!code)
+        code = load_weights(&l, err);
+    load_end(&l);
+    return code ? code : step_alloc(e, err);
 }
 
 int qn_open(qn_engine **out, const struct qn_options *o, struct qn_error *err)

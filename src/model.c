@@ -8,6 +8,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include <xxhash.h>
+
 enum { ALIGN = 64 };
 
 struct jobs {
@@ -204,6 +206,7 @@ static int place(struct binder *b, const struct gguf_tensor *t, int64_t rows, in
                            .src_stride = src_rows,
                            .run = from.run,
                            .jump = from.jump,
+                           .part = t->part,
                            .mapped = mapped};
     return add_job(b, job);
 }
@@ -415,7 +418,7 @@ static int choose_mixers(struct model *m, struct qn_error *err)
 /* Address space for everything that will be packed or converted: bounds from the tensor table. */
 static int reserve(struct model *m, struct qn_error *err)
 {
-    size_t packed = ALIGN, n_floats = 1024;
+    size_t packed = 0, n_floats = 1024;
     for (size_t i = 0; i < m->gguf->n_tensors; i++) {
         const struct gguf_tensor *t = &m->gguf->tensors[i];
         const struct quant_type *type = quant_type_find(t->type);
@@ -427,6 +430,8 @@ static int reserve(struct model *m, struct qn_error *err)
             !size_add(packed, t->bytes + t->bytes / TILE_ROWS / 4 + (size_t)t->ne[1] * mats * 4, &packed))
             return fail(err, QN_E_FORMAT, "%s: tensor %s is too large", m->gguf->path, t->name);
     }
+    if (!size_add(packed, HUGE_PAGE, &packed)) /* the last explicit huge page */
+        return fail(err, QN_E_FORMAT, "%s: the tensors are too large", m->gguf->path);
     m->packed_bytes = packed;
     m->packed = mem_reserve(packed, true);
     m->n_floats = n_floats;
@@ -558,6 +563,31 @@ const uint8_t *model_job_source(const struct pack_job *j, int64_t first, int64_t
     int64_t end = ((last - 1) / tiles + 1) * j->rows; /* a last tile may be cut */
     *bytes = (size_t)((r1 < end ? r1 : end) - r0) * j->row_bytes;
     return j->src + (size_t)r0 * j->row_bytes;
+}
+
+uint64_t model_plan(const struct model *m)
+{
+    uint64_t hash = m->packed_used;
+    for (size_t i = 0; i < model_n_jobs(m); i++) {
+        const struct pack_job *j = model_job(m, i);
+        /* copies of gathered rows lie elsewhere each time */
+        const uint64_t from = j->mapped ? (uint64_t)(j->src - m->gguf->parts[j->part].data) : 0;
+        const uint64_t fields[] = {hash,
+                                   (uint64_t)j->type->id,
+                                   (uint64_t)j->part,
+                                   from,
+                                   j->row_bytes,
+                                   (uint64_t)(j->dst - m->packed),
+                                   (uint64_t)j->cols,
+                                   (uint64_t)j->n_mat,
+                                   (uint64_t)j->rows,
+                                   j->dst_stride,
+                                   (uint64_t)j->src_stride,
+                                   (uint64_t)j->run,
+                                   (uint64_t)j->jump};
+        hash = XXH3_64bits(fields, sizeof fields);
+    }
+    return hash;
 }
 
 void model_pack_done(struct model *m)

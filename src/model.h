@@ -127,6 +127,7 @@ struct pack_job {
     size_t dst_stride; /* bytes from tile to tile, or row to row */
     int64_t src_stride; /* source rows from matrix to matrix */
     int64_t run, jump; /* rows are taken in runs of `run` rows, `jump` source rows apart */
+    int part; /* of the model's files */
     bool mapped; /* src points into the file */
 };
 
@@ -149,6 +150,8 @@ int64_t model_job_tiles(const struct pack_job *j);
 void model_pack_tile(const struct pack_job *j, int64_t tile);
 /* The bytes of the mapped file that tiles [first, last) were packed from, if they lie together; else NULL. */
 const uint8_t *model_job_source(const struct pack_job *j, int64_t first, int64_t last, size_t *bytes);
+/* A hash of all jobs: which rows of the files go where.  Equal plans, equal files and equal QUANT_LAYOUT give equal packed bytes. */
+uint64_t model_plan(const struct model *m);
 /* Drops the list of jobs and the copies of rows that they were packed from. */
 void model_pack_done(struct model *m);
 

@@ -409,6 +409,30 @@ static void test_layout_by_hand(void **state)
     assert_int_equal(pack_tile_bytes(quant_type_find(QN_IQ1_S), 256), 832); /* 16 * 50 = 800 */
 }
 
+/* All packed bytes of all types, pinned for this QUANT_LAYOUT: files hold them. */
+static void test_layout_version(void **state)
+{
+    static const uint64_t pinned = 0x41e1bc85fba22f28;
+    const struct quant_type *t;
+    uint64_t hash = 0xcbf29ce484222325, n = 0; /* FNV-1a */
+    for (int id = 0; (t = next_packed(&id));) {
+        int64_t cols = 2 * t->block;
+        size_t row_bytes = quant_row_bytes(t, cols), tile_bytes = pack_tile_bytes(t, cols);
+        uint8_t *rows = malloc(TILE_ROWS * row_bytes), *tile = malloc(tile_bytes);
+        assert_true(rows && tile);
+        for (size_t i = 0; i < TILE_ROWS * row_bytes; i++)
+            rows[i] = (uint8_t)((++n * 0x9e3779b97f4a7c15) >> 56);
+        pack_tile(t, rows, row_bytes, TILE_ROWS, cols, tile);
+        for (size_t i = 0; i < tile_bytes; i++)
+            hash = (hash ^ tile[i]) * 0x100000001b3;
+        free(rows);
+        free(tile);
+    }
+    if (hash != pinned)
+        fail_msg("the packed bytes of some type have changed (now %016llx): raise QUANT_LAYOUT, now %d, and pin them",
+                 (unsigned long long)hash, QUANT_LAYOUT);
+}
+
 static void compare_row(const struct mat *m, const uint8_t *file, int64_t r)
 {
     size_t n = (size_t)m->cols;
@@ -462,6 +486,7 @@ int main(void)
         {"pack/round_trip", test_round_trip, NULL, NULL, NULL},
         {"pack/layout", test_layout, NULL, NULL, NULL},
         {"pack/layout_by_hand", test_layout_by_hand, NULL, NULL, NULL},
+        {"pack/layout_version", test_layout_version, NULL, NULL, NULL},
         {"pack/mat_row", test_mat_row, NULL, NULL, NULL},
     };
     return cmocka_run_group_tests_name("pack", tests, NULL, NULL);

@@ -231,6 +231,45 @@ refuses 1 "holds no lines" batch -m "$demo" -i /dev/null -o "$tmp/none"
 refuses 1 "No such file" batch -m "$tmp/none.gguf" -i "$tmp/in.jsonl" -o "$tmp/none"
 check "nothing was begun" sh -c "! ls '$tmp' | grep -q '^none'"
 
+# ---- pack caches
+wanted=$(q logits -m "$demo" --ids "$tmp/a.ids" --hash)
+for how in written mapped; do
+    is "pack cache $how" "$(q logits -m "$demo" --ids "$tmp/a.ids" --hash --pack-cache "$tmp/demo.pack")" "$wanted"
+done
+is "its mode" "$(stat -c %a "$tmp/demo.pack")" 600
+q inspect "$tmp/demo.pack" >"$tmp/out"
+check "pack cache inspected" grep -q 'pack cache, format 1' "$tmp/out"
+check "as JSON" sh -c "'$quern' inspect '$tmp/demo.pack' --json | grep -q '\"data_offset\":2097152'"
+is "and good" "$(q inspect "$tmp/demo.pack" --check | sed 's/.*: //')" "0 damaged"
+printf '\125' | dd of="$tmp/demo.pack" bs=1 seek=5000001 conv=notrunc 2>/dev/null
+is "damaged content" "$(q inspect "$tmp/demo.pack" --check | sed 's/.*: //')" "1 damaged"
+is "status" "$(q inspect "$tmp/demo.pack" --check >/dev/null; echo $?)" 1
+check "where" grep -q 'bytes 2097152 to 6291455' "$tmp/err"
+printf 'X' | dd of="$tmp/demo.pack" bs=1 seek=100 conv=notrunc 2>/dev/null
+refuses 1 "head is wrong" inspect "$tmp/demo.pack"
+refuses 1 "written anew" logits -m "$demo" --ids "$tmp/a.ids" --hash --pack-cache "$tmp/demo.pack"
+refuses 1 "not a pack cache" logits -m "$demo" --ids "$tmp/a.ids" --hash --pack-cache "$tmp/a.ids"
+refuses 1 "only one of" run -m "$demo" -p x -n 1 --pack-cache "$tmp/x.pack" --hugepages
+mkdir "$tmp/xdg"
+for how in written mapped; do
+    is "automatic pack cache $how" \
+        "$(XDG_CACHE_HOME=$tmp/xdg q logits -m "$demo" --ids "$tmp/a.ids" --hash --pack-cache auto)" "$wanted"
+done
+is "one file" "$(ls "$tmp/xdg/quern" | grep -c '^[0-9a-f]*\.pack$')" 1
+is "the folder's mode" "$(stat -c %a "$tmp/xdg/quern")" 700
+is "below HOME" "$(XDG_CACHE_HOME='' HOME=$tmp/xdg q run -m "$demo" -p "$start" -n 3 --temp 0 --pack-cache auto)" \
+    ", there was"
+check "as .cache" [ -d "$tmp/xdg/.cache/quern" ]
+chmod 777 "$tmp/xdg/quern"
+XDG_CACHE_HOME=$tmp/xdg
+export XDG_CACHE_HOME
+refuses 1 "everybody may write" run -m "$demo" -p x -n 1 --pack-cache auto
+unset XDG_CACHE_HOME
+(ulimit -f 2000 && q run -m "$demo" -p x -n 1 --pack-cache "$tmp/toolarge.pack" >/dev/null)
+is "no room for a pack cache" $? 1
+check "is said" grep -q '^quern: .*toolarge.pack: no room for' "$tmp/err"
+check "no half cache" sh -c "! ls '$tmp' | grep -q toolarge"
+
 # the disk is full: a limit on the size of files stands for it
 (ulimit -f 2 && batch -o "$tmp/full.jsonl" -np 4)
 is "full while answering" $? 1

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* quern inspect: what a GGUF file holds, what it needs, and whether its numbers can be right.  Reads the file itself, so that
  * it also serves for models that the engine does not run. */
+#include "inspect_cache.h"
 #include "inspect_topology.h"
 #include "io.h"
 #include "setup.h"
@@ -462,6 +463,8 @@ int cmd_inspect(struct opts *o)
         return inspect_topology(o);
     if (!o->model)
         usage("inspect: which file?");
+    if (is_pack_cache(o->model))
+        return inspect_pack_cache(o);
     if (gguf_open(&s.g, o->model, false, &err))
         die("%s", err.text);
     sum_types(&s);

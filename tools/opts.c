@@ -20,7 +20,7 @@ const struct cmd_info cmd_infos[CMD_COUNT] = {
     [CMD_LOGITS]     = {"logits", "--ids FILE [--ids FILE ...] [--out FILE] [--hash] [options]", "logits of given tokens, or their checksum"},
     [CMD_TOKENIZE]   = {"tokenize", "[options] < TEXT", "text to tokens and back"},
     [CMD_TEMPLATE]   = {"template", "--messages FILE [options]", "render a conversation as the model sees it"},
-    [CMD_INSPECT]    = {"inspect", "MODEL [options]", "what is in a GGUF file, or what the machine is like"},
+    [CMD_INSPECT]    = {"inspect", "MODEL [options]", "what is in a GGUF file or a pack cache, or what the machine is like"},
     [CMD_BENCH]      = {"bench", "[options]", "measure speed"},
 };
 
@@ -109,7 +109,7 @@ const struct opt opt_table[] = {
 
     /* ---- inspect */
     {"check", "", OPT_FLAG, GROUP_OWN, B(INSPECT), AT(check), 0, 0, NULL, NULL, NULL,
-        "Decode every block; report values that are not finite and impossible scales, and exit with 1 if there are any."},
+        "Decode every block; report values that are not finite and impossible scales, and exit with 1 if there are any. Of a pack cache, verify all checksums."},
     {"topology", "", OPT_FLAG, GROUP_OWN, B(INSPECT), AT(topology), 0, 0, NULL, NULL, NULL,
         "Print the machine instead: sockets, nodes, caches, cores, what this process may use and where workers go; with a model, open it and show which nodes its memory lies on."},
     {"json", "", OPT_FLAG, GROUP_OWN, B(INSPECT), AT(json), 0, 0, NULL, NULL, NULL,
@@ -178,6 +178,10 @@ const struct opt opt_table[] = {
         "Type of the keys in the KV cache."},
     {"cache-type-v", "-ctv", OPT_CHOICE, GROUP_COMPUTE, ENGINE, AT(type_v), 0, 0, "f16", "TYPE", "f16|f32",
         "Type of the values in the KV cache."},
+    {"pack-cache", "", OPT_TEXT, GROUP_COMPUTE, ENGINE, AT(pack_cache), 0, 0, NULL, "FILE", NULL,
+        "Keep the weights, as the kernels read them, in this file: the first start writes it, the next ones map it. With auto, each model has its own in the user's cache folder."},
+    {"hugepages", "", OPT_FLAG, GROUP_COMPUTE, ENGINE, AT(hugepages), 0, 0, NULL, NULL, NULL,
+        "Put the weights into explicit huge pages, which the system must have set aside. Transparent ones are asked for anyway."},
     {"isa", "", OPT_CHOICE, GROUP_COMPUTE, ENGINE, AT(isa), 0, 0, "auto", "LEVEL", "auto|c|avx2|avx512|avx512vbmi|neon|i8mm",
         "Instruction-set level of the kernels. Changes speed, never the result."},
     {"numa", "", OPT_CHOICE, GROUP_COMPUTE, ENGINE, AT(numa), 0, 0, "auto", "WORD", "auto|distribute|off",

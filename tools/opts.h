@@ -45,7 +45,8 @@ struct opts {
 
     /* computation */
     int n_ctx, n_threads, n_threads_batch, n_batch, n_ubatch;
-    const char *numa, *type_k, *type_v, *isa, *delta;
+    const char *numa, *type_k, *type_v, *isa, *delta, *pack_cache;
+    bool hugepages;
 
     /* generation and sampling */
     int n_predict;

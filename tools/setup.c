@@ -10,6 +10,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/random.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #ifndef DEMO_MODEL
@@ -56,8 +57,27 @@ const char *setup_model(struct opts *o)
 
 static int on_progress(void *cookie, const char *what, double share)
 {
-    progress_set(cookie, share, "");
+    struct progress *bar = cookie;
+    if (strcmp(bar->what, what)) { /* the next stage */
+        progress_end(bar);
+        progress_begin(bar, what);
+    }
+    progress_set(bar, share, "");
     return 0;
+}
+
+/* Where caches of models lie: malloc. */
+static char *cache_folder(void)
+{
+    const char *base = getenv("XDG_CACHE_HOME"), *home = getenv("HOME");
+    if (base && base[0] == '/')
+        return xprintf("%s/quern", base);
+    if (!home || home[0] != '/')
+        die("--pack-cache auto: neither XDG_CACHE_HOME nor HOME names a folder");
+    char *folder = xprintf("%s/.cache", home);
+    mkdir(folder, 0700); /* if that fails, so does what comes next, with a message */
+    free(folder);
+    return xprintf("%s/.cache/quern", home);
 }
 
 static void on_log(void *cookie, enum qn_log_level level, const char *line)
@@ -75,6 +95,8 @@ qn_engine *setup_open(struct opts *o, struct setup_size size)
     char *template_text = o->template_file ? io_read(o->template_file, &n) : NULL;
     if (template_text && strlen(template_text) != n)
         die("%s: holds a NUL byte", o->template_file);
+    bool automatic = o->pack_cache && !strcmp(o->pack_cache, "auto");
+    char *folder = automatic ? cache_folder() : NULL;
     progress_begin(&bar, "loading");
     struct qn_options q = {
         .model = setup_model(o),
@@ -88,6 +110,9 @@ qn_engine *setup_open(struct opts *o, struct setup_size size)
         .type_v = o->type_v && !strcmp(o->type_v, "f32") ? QN_KV_F32 : QN_KV_F16,
         .delta = o->delta && !strcmp(o->delta, "chunked") ? QN_DELTA_CHUNKED : QN_DELTA_EXACT,
         .no_numa = o->numa && !strcmp(o->numa, "off"),
+        .pack_cache = automatic ? NULL : o->pack_cache,
+        .pack_cache_dir = folder,
+        .hugepages = o->hugepages,
         .isa = o->isa,
         .pre = o->pre,
         .template_text = template_text,
@@ -101,6 +126,7 @@ qn_engine *setup_open(struct opts *o, struct setup_size size)
     int rc = qn_open(&e, &q, &err);
     progress_end(&bar);
     free(template_text);
+    free(folder);
     if (rc)
         die("%s", err.text);
     return e;
