@@ -111,9 +111,10 @@ struct simd_ops {
 
     void (*to_f16)(uint16_t *y, const float *x, int n); /* clamped to +-65504, nearest even */
 
-    /* For measurements: that many rounds of independent dots of bytes from registers; returns how many multiplications and
-     * additions they were.  NULL: the level has no such instructions. */
+    /* For measurements: that many rounds of independent dots of bytes, or fused multiply-adds, from registers; returns how many
+     * multiplications and additions they were.  NULL: the level has no such instructions. */
     double (*int_peak)(int64_t rounds);
+    double (*float_peak)(int64_t rounds);
 };
 
 /* Levels this build has and this machine can run, best first; ends with "c".  NULL-terminated. */

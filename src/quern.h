@@ -161,6 +161,9 @@ struct qn_stats {
      * read and written once.  Caches may make it less, several passes over a large batch more. */
     double bytes[QN_PHASES];
     double int_ops[QN_PHASES]; /* multiplications and additions of products with quantized weights */
+    /* The same of products with float weights, of attention (queries by keys, weights by values) and of the delta rule in its
+     * exact form; norms, activations and the like are left out. */
+    double float_ops[QN_PHASES];
     int64_t expert_layers, experts; /* layers with routed experts passed; different experts used in them, summed */
 };
 

@@ -39,14 +39,19 @@ static double mat_bytes(const struct mat *m)
     return (double)m->stride * (double)units;
 }
 
+static void add_ops(struct qn_stats *s, enum qn_phase p, const struct mat *m, int64_t n)
+{
+    *(m->type->rule == RULE_FLOAT ? &s->float_ops[p] : &s->int_ops[p]) +=
+        2.0 * (double)m->rows * (double)m->cols * (double)n;
+}
+
 /* One matrix, read once and multiplied with n rows. */
 static void add_mat(struct qn_stats *s, enum qn_phase p, const struct mat *m, int64_t n)
 {
     if (m->rows == 0 || n == 0)
         return;
     s->bytes[p] += mat_bytes(m);
-    if (m->type->rule != RULE_FLOAT)
-        s->int_ops[p] += 2.0 * (double)m->rows * (double)m->cols * (double)n;
+    add_ops(s, p, m, n);
 }
 
 static void add_mixer(struct qn_stats *s, const struct layer *l, int64_t n)
@@ -66,23 +71,27 @@ static void add_ffn(struct qn_stats *s, const struct ffn_weights *f, int64_t n, 
     const struct mat *dense[] = {&f->gate, &f->up, &f->down},
                      *experts[] = {&f->gate_exps.m, &f->up_exps.m, &f->down_exps.m};
     for (int i = 0; i < 3; i++) {
-        const struct mat *m = experts[i];
         add_mat(s, QN_PHASE_EXPERTS, dense[i], n);
-        if (f->router.rows && m->type->rule != RULE_FLOAT) /* their bytes: stats_experts() */
-            s->int_ops[QN_PHASE_EXPERTS] += 2.0 * (double)m->rows * (double)m->cols * (double)(n * n_used);
+        if (f->router.rows) /* the bytes: stats_experts() */
+            add_ops(s, QN_PHASE_EXPERTS, experts[i], n * n_used);
     }
 }
 
-/* Caches and states of the step's sequences. */
+/* Caches and states of the step's sequences.  A row attends to all positions up to its own. */
 static void add_spans(struct qn_stats *s, const struct qn_engine *e)
 {
+    enum { RULE_OPS = 8 }; /* for each element of a state: fma of k and of q, decay, fma of the update */
     const struct hparams *hp = &e->model.hp;
-    size_t position =
-        (size_t)hp->n_head_kv * (size_t)hp->head_dim * (kv_kind_bytes(e->k_kind) + kv_kind_bytes(e->v_kind));
+    double n_attn = e->model.n_attn, n_delta = e->model.n_delta;
+    double dim = hp->ssm_dim, state = n_delta * (double)hp->n_v_head * dim * dim;
+    double width = (double)hp->n_head_kv * (double)hp->head_dim;
+    double position = width * (double)(kv_kind_bytes(e->k_kind) + kv_kind_bytes(e->v_kind));
     for (int i = 0; i < e->step.n_spans; i++) {
-        const struct span *sp = &e->step.span[i];
-        s->bytes[QN_PHASE_ATTENTION] += (double)e->model.n_attn * (double)position * (double)(sp->pos + 2 * sp->n);
+        double pos = e->step.span[i].pos, n = e->step.span[i].n, seen = n * pos + n * (n + 1) / 2;
+        s->bytes[QN_PHASE_ATTENTION] += n_attn * position * (pos + 2 * n);
+        s->float_ops[QN_PHASE_ATTENTION] += n_attn * 4 * (double)hp->n_head * (double)hp->head_dim * seen;
         s->bytes[QN_PHASE_DELTA] += 2.0 * (double)(e->state_bytes + e->conv_bytes);
+        s->float_ops[QN_PHASE_DELTA] += RULE_OPS * state * n;
     }
 }
 

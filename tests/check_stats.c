@@ -170,12 +170,20 @@ static void test_work(void **state)
     assert_true(used > 1 && used == floor(used));
     assert_true(s.int_ops[QN_PHASE_EXPERTS] == 2 * (weights + used * one_weights));
     assert_true(s.bytes[QN_PHASE_EXPERTS] == bytes + used * one_bytes);
-    double kv = s.bytes[QN_PHASE_ATTENTION];
+    assert_true(s.float_ops[QN_PHASE_ROUTER] > 0 && s.float_ops[QN_PHASE_DELTA] > 0);
+    double kv = s.bytes[QN_PHASE_ATTENTION], attention = s.float_ops[QN_PHASE_ATTENTION];
     assert_true(kv > 0 && s.bytes[QN_PHASE_DELTA] > 0);
     for (int i = 0; i < 8; i++)
         advance(&r, 1);
     qn_stats(r.e, &s); /* 9 steps with 1 .. 9 positions to read and one to write */
     assert_true(s.bytes[QN_PHASE_ATTENTION] == kv / 2 * (45 + 9));
+    assert_true(attention > 0 && s.float_ops[QN_PHASE_ATTENTION] == 45 * attention);
+    qn_seq_clear(r.seq);
+    qn_stats_start(r.e);
+    advance(&r, 9); /* in one step */
+    qn_stats(r.e, &s);
+    assert_true(s.float_ops[QN_PHASE_ATTENTION] == 45 * attention);
+    assert_true(s.bytes[QN_PHASE_ATTENTION] == kv / 2 * (9 + 9));
     end(&r);
 }
 

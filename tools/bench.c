@@ -96,6 +96,7 @@ static void add_stats(struct qn_stats *sum, const struct qn_stats *s)
         sum->phase_s[p] += s->phase_s[p];
         sum->bytes[p] += s->bytes[p];
         sum->int_ops[p] += s->int_ops[p];
+        sum->float_ops[p] += s->float_ops[p];
     }
 }
 

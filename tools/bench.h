@@ -29,7 +29,7 @@ double result_bytes_per_token(const struct result *r);
 double result_experts(const struct result *r); /* different experts in a layer, mean; 0 without */
 double result_barriers(const struct result *r); /* in a step, mean */
 /* Of the time that the workers spend in a phase: the share that its bytes or its operations, whichever need longer, cannot do
- * without.  0 where it has neither. */
+ * without; integer and float operations add up.  0 where it has neither. */
 double result_phase_limit(const struct result *r, int phase);
 /* "write 32 after 8192", "write 4 x 32" */
 void result_title(const struct result *r, char *out, size_t cap);

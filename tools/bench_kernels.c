@@ -230,7 +230,7 @@ void kernel_print(struct levels *l, const struct kernel_figure *f)
     static const struct column columns[] = {{"operation", "operation", -12},
                                             {"columns", "columns", 7},
                                             {"data", "data", -6},
-                                            {"level", "level", -7},
+                                            {"level", "level", -10},
                                             {"kernel", "kernel", -18},
                                             {"GB/s", "gb_per_s", 9},
                                             {"bound", "bound_gb_per_s", 9},

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* The machine's limits, measured with the program's own workers: how fast memory can be read, the best of several prefetch distances
- * and numbers of streams since plain loops under-measure it, and how many integer operations the level's dots do from registers. */
+ * and numbers of streams since plain loops under-measure it, and how many operations the level's dots of
+ * bytes and fused multiply-adds do from registers. */
 #include "bench_limits.h"
 #include "term.h"
 
@@ -23,7 +24,7 @@ struct job {
     size_t bytes; /* of a worker: a multiple of MAX_STREAMS * STEP */
     size_t ahead; /* prefetch distance */
     int streams;
-    const struct simd_ops *ops;
+    double (*peak)(int64_t rounds);
     double start[POOL_MAX_WORKERS], end[POOL_MAX_WORKERS], ops_done[POOL_MAX_WORKERS];
     uint64_t sink[POOL_MAX_WORKERS];
 };
@@ -69,7 +70,7 @@ static void multiply(struct worker *w, void *arg)
     struct job *j = arg;
     pool_barrier(w);
     j->start[w->id] = now_s();
-    j->ops_done[w->id] = j->ops->int_peak(ROUNDS);
+    j->ops_done[w->id] = j->peak(ROUNDS);
     j->end[w->id] = now_s();
 }
 
@@ -109,10 +110,11 @@ static double read_bandwidth(struct pool *pool, struct job *j, int n)
     return best;
 }
 
-static double int_peak(struct pool *pool, struct job *j, int n)
+static double peak(struct pool *pool, struct job *j, int n, double (*op)(int64_t rounds))
 {
     double best = 0, begin = now_s();
-    for (int r = 0; j->ops->int_peak && r < 2 * RUNS && (best == 0 || now_s() - begin < MOST_S); r++) {
+    j->peak = op;
+    for (int r = 0; op && r < 2 * RUNS && (best == 0 || now_s() - begin < MOST_S); r++) {
         pool_run(pool, n, multiply, j);
         double done = 0, t = wall(j, n);
         for (int i = 0; i < n; i++)
@@ -142,11 +144,11 @@ const struct limits *bench_limits(int n_threads, const char *level)
     if (!simd_init(&ops, level))
         die("%s: no such level", level);
     struct job *j = xmalloc(sizeof *j);
-    j->ops = &ops;
     known[i] = (struct limits){.n_threads = n_threads};
     levels[i] = ops.name;
     known[i].bytes_s = read_bandwidth(pool, j, n_threads);
-    known[i].int_ops_s = int_peak(pool, j, n_threads);
+    known[i].int_ops_s = peak(pool, j, n_threads, ops.int_peak);
+    known[i].float_ops_s = peak(pool, j, n_threads, ops.float_peak);
     pool_close(pool);
     free(j);
     return &known[i];

@@ -7,9 +7,10 @@ struct limits {
     int n_threads;
     double bytes_s; /* reading from memory */
     double int_ops_s; /* multiplications and additions in dots of bytes; 0: the level has none */
+    double float_ops_s; /* the same of fused multiply-adds */
 };
 
-/* Measures both, about a second, unless it has been done for this number of threads and level. */
+/* Measures them, about a second, unless it has been done for this number of threads and level. */
 const struct limits *bench_limits(int n_threads, const char *level);
 
 #endif

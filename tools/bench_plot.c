@@ -72,6 +72,15 @@ void plot_check(const char *path)
 
 /* ---- the script */
 
+struct plot {
+    FILE *f;
+    const struct printer *p;
+    const struct result *results; /* [n] */
+    int n;
+    int *first; /* [n_series] the first result of each */
+    int n_series;
+};
+
 /* A text in single quotes; gnuplot doubles them inside, and has no way to keep a line break. */
 static void quoted(FILE *f, const char *text)
 {
@@ -123,17 +132,25 @@ static int put_series(FILE *f, const struct result *results, int n, int *first)
 }
 
 /* One panel of speeds over depth: the series that read, or that write. */
-static void put_speeds(FILE *f, const struct printer *p, const struct result *results, const int *first, int n_series,
-                       bool writes)
+static void put_speeds(const struct plot *t, bool writes)
 {
+    FILE *f = t->f;
     const char *command = "plot";
-    fprintf(f, "set title '%s'\n", writes ? "Writing" : "Reading");
-    for (int i = 0; i < n_series; i++) {
-        const struct result *r = &results[first[i]];
+    double top = 0;
+    int shown = 0;
+    for (int i = 0; i < t->n; i++)
+        if ((t->results[i].n_gen > 0) == writes)
+            top = t->results[i].most_ts > top ? t->results[i].most_ts : top;
+    for (int i = 0; i < t->n_series; i++)
+        shown += (t->results[t->first[i]].n_gen > 0) == writes;
+    /* above the lines there is room for their names */
+    fprintf(f, "set title '%s'\nset yrange [0:%g]\n", writes ? "Writing" : "Reading", top * (1.05 + 0.1 * shown));
+    for (int i = 0; i < t->n_series; i++) {
+        const struct result *r = &t->results[t->first[i]];
         char title[96];
         if ((r->n_gen > 0) != writes)
             continue;
-        series_title(r, p->show_ubatch, false, title, sizeof title);
+        series_title(r, t->p->show_ubatch, false, title, sizeof title);
         const char *colour = colours[i % N_COLOURS];
         fprintf(f, "%s $s%d using 1:2:3:4 with yerrorbars notitle lc rgb '%s' lw 1 pt 7 ps 0.01, ", command, i, colour);
         fprintf(f, "$s%d using 1:2 with linespoints lc rgb '%s' lw 2 pt 7 ps 0.7 title ", i, colour);
@@ -154,20 +171,26 @@ static double whole_limit(const struct result *r)
 static void put_limits(FILE *f, const struct printer *p, const struct result *results, int n)
 {
     int bars = n < MOST_BARS ? n : MOST_BARS;
+    double top = 100;
     fprintf(f, "$limits << end\n");
     for (int phase = 0; phase <= QN_PHASE_OTHER; phase++) { /* the last group is the whole step */
         bool whole = phase == QN_PHASE_OTHER;
         fprintf(f, "\"%s\"", whole ? "whole step" : qn_phase_name((enum qn_phase)phase));
-        for (int i = 0; i < bars; i++)
-            fprintf(f, " %.2f", 100 * (whole ? whole_limit(&results[i]) : result_phase_limit(&results[i], phase)));
+        for (int i = 0; i < bars; i++) {
+            double share = 100 * (whole ? whole_limit(&results[i]) : result_phase_limit(&results[i], phase));
+            fprintf(f, " %.2f", share);
+            top = share > top ? share : top;
+        }
         fputc('\n', f);
     }
     fprintf(f,
             "end\nset title 'Share of the limit, by phase'\nset ylabel 'the limit, %% of the time spent'\n"
-            "unset xlabel\nset xtics autofreq scale 0\nset yrange [0:*]\nset style data histograms\n"
+            "unset xlabel\nset xtics autofreq scale 0\nset yrange [0:%g]\nset style data histograms\n"
             "set style histogram clustered gap 1.5\nset style fill solid 0.9 noborder\nset boxwidth 0.92\n"
-            "set key outside right top\nset auto x\nset arrow 1 from graph 0, first 100 to graph 1, first 100 nohead "
-            "lc rgb '#999999' dt 2\nplot ");
+            "set key outside right top\nset auto x\nset arrow 1 from graph 0, first 100 to graph 1, first "
+            "100 nohead "
+            "lc rgb '#999999' dt 2\nplot ",
+            1.04 * top);
     for (int i = 0; i < bars; i++) {
         char title[96];
         series_title(&results[i], p->show_ubatch, true, title, sizeof title);
@@ -201,7 +224,9 @@ static void put_depths(FILE *f, const struct result *results, int n)
 
 static void put_script(FILE *f, const struct printer *p, const struct result *results, int n)
 {
-    int *first = xmalloc((size_t)n * sizeof *first), panels = 0, limits = results[0].limits.bytes_s > 0;
+    struct plot t = {.f = f, .p = p, .results = results, .n = n, .first = xmalloc((size_t)n * sizeof *t.first)};
+    bool limits = results[0].limits.bytes_s > 0;
+    int panels;
     bool has[2] = {false, false};
     char title[256];
     for (int i = 0; i < n; i++)
@@ -209,27 +234,27 @@ static void put_script(FILE *f, const struct printer *p, const struct result *re
     panels = has[0] + has[1];
     fprintf(f, "set terminal svg size %d,%d noenhanced font 'Helvetica,Arial,sans-serif,13' background '#ffffff'\n",
             WIDTH, limits ? HEIGHT : HEIGHT / 2);
-    int n_series = put_series(f, results, n, first);
+    t.n_series = put_series(f, results, n, t.first);
     snprintf(title, sizeof title, "%s, level %s", p->info.description, p->info.isa);
     fprintf(f, "\nset multiplot title ");
     quoted(f, title);
     fprintf(f, " font ',16'\nset border 3 lc rgb '#444444'\nset tics nomirror out\nset grid y lc rgb '#dddddd' lw 1\n"
-               "set style line 1 lw 2\nset key bottom left reverse Left samplen 2 spacing 1.2\nset yrange [0:*]\n"
-               "set offsets graph 0, 0, graph 0.08, 0\nset xlabel 'tokens in the context'\nset ylabel 'tokens/s'\n");
+               "set style line 1 lw 2\nset key inside top right reverse Left samplen 2 spacing 1.2\nset xlabel 'tokens "
+               "in the context'\nset ylabel 'tokens/s'\n");
     put_depths(f, results, n);
     for (int writes = 0, at = 0; writes < 2; writes++) {
         if (!has[writes])
             continue;
         fprintf(f, "set origin %g,%g\nset size %g,%g\n", (double)at++ / panels, limits ? 0.47 : 0.0, 1.0 / panels,
                 limits ? 0.47 : 0.94);
-        put_speeds(f, p, results, first, n_series, writes);
+        put_speeds(&t, writes);
     }
     if (limits) {
-        fprintf(f, "set origin 0,0\nset size 1,0.46\nset offsets 0, 0, 0, 0\n");
+        fprintf(f, "set origin 0,0\nset size 1,0.46\n");
         put_limits(f, p, results, n);
     }
     fprintf(f, "unset multiplot\n");
-    free(first);
+    free(t.first);
 }
 
 void plot_results(const struct printer *p, const char *path, const struct result *results, int n)

@@ -49,7 +49,8 @@ double result_barriers(const struct result *r) { return ratio((double)r->stats.b
 double result_phase_limit(const struct result *r, int phase)
 {
     double bytes = ratio(r->stats.bytes[phase], r->limits.bytes_s);
-    double ops = ratio(r->stats.int_ops[phase], r->limits.int_ops_s);
+    double ops =
+        ratio(r->stats.int_ops[phase], r->limits.int_ops_s) + ratio(r->stats.float_ops[phase], r->limits.float_ops_s);
     return ratio(bytes > ops ? bytes : ops, r->stats.phase_s[phase]);
 }
 
@@ -83,7 +84,8 @@ static void csv_head(void)
 {
     out_text("model,arch,description,model_size,model_n_params,isa,n_threads,n_threads_batch,n_ubatch,type_k,type_v,"
              "delta,n_prompt,n_gen,n_depth,repetitions,avg_ns,stddev_ns,avg_ts,stddev_ts,n_seq,median_ts,min_ts,max_ts,"
-             "read_bytes_s,int_ops_s,bytes_per_token,share_bandwidth,share_int,experts_per_layer,barriers_per_step,"
+             "read_bytes_s,int_ops_s,float_ops_s,bytes_per_token,share_bandwidth,share_int,experts_per_layer,barriers_"
+             "per_step,"
              "seconds");
     csv_phases("_s");
     csv_phases("_limit");
@@ -102,9 +104,9 @@ static void print_csv(struct printer *p, const struct result *r)
                p->type_v, p->delta);
     out_printf(",%d,%d,%d,%d,%.0f,%.0f,%.6f,%.6f,%d,%.6f,%.6f,%.6f", r->n_prompt, r->n_gen, r->n_depth, r->n_repeat,
                r->avg_ns, r->sd_ns, r->avg_ts, r->sd_ts, r->n_seq, r->median_ts, r->least_ts, r->most_ts);
-    out_printf(",%.0f,%.0f,%.0f,%.4f,%.4f,%.2f,%.1f,%.6f", r->limits.bytes_s, r->limits.int_ops_s,
-               result_bytes_per_token(r), result_share_bytes(r), result_share_ops(r), result_experts(r),
-               result_barriers(r), r->stats.seconds);
+    out_printf(",%.0f,%.0f,%.0f,%.0f,%.4f,%.4f,%.2f,%.1f,%.6f", r->limits.bytes_s, r->limits.int_ops_s,
+               r->limits.float_ops_s, result_bytes_per_token(r), result_share_bytes(r), result_share_ops(r),
+               result_experts(r), result_barriers(r), r->stats.seconds);
     for (int i = 0; i < QN_PHASES; i++)
         out_printf(",%.6f", r->stats.phase_s[i]);
     for (int i = 0; i < QN_PHASES; i++)
@@ -119,9 +121,9 @@ static json_t *json_phases(const struct result *r)
     json_t *all = json_object();
     for (int i = 0; i < QN_PHASES; i++)
         json_object_set_new(all, qn_phase_name((enum qn_phase)i),
-                            json_pack("{s:f, s:f, s:f, s:f}", "seconds", r->stats.phase_s[i], "bytes",
-                                      r->stats.bytes[i], "int_ops", r->stats.int_ops[i], "share_of_limit",
-                                      result_phase_limit(r, i)));
+                            json_pack("{s:f, s:f, s:f, s:f, s:f}", "seconds", r->stats.phase_s[i], "bytes",
+                                      r->stats.bytes[i], "int_ops", r->stats.int_ops[i], "float_ops",
+                                      r->stats.float_ops[i], "share_of_limit", result_phase_limit(r, i)));
     return all;
 }
 
@@ -144,11 +146,12 @@ static void print_json(struct printer *p, const struct result *r)
                   "n_threads", r->n_threads, "n_threads_batch", r->n_threads_batch, "n_ubatch", r->n_ubatch, "type_k",
                   p->type_k, "type_v", p->type_v, "delta", p->delta, "n_seq", r->n_seq, "n_prompt", r->n_prompt,
                   "n_gen", r->n_gen, "n_depth", r->n_depth, "repetitions", r->n_repeat);
-    json_t *k = json_pack("{s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:o, s:s, s:i}", "read_bytes_s", r->limits.bytes_s,
-                          "int_ops_s", r->limits.int_ops_s, "bytes_per_token", result_bytes_per_token(r),
-                          "share_bandwidth", result_share_bytes(r), "share_int", result_share_ops(r),
-                          "experts_per_layer", result_experts(r), "barriers_per_step", result_barriers(r), "seconds",
-                          r->stats.seconds, "phases", json_phases(r), "version", qn_version(), "bits", QN_BITS);
+    json_t *k =
+        json_pack("{s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:o, s:s, s:i}", "read_bytes_s", r->limits.bytes_s,
+                  "int_ops_s", r->limits.int_ops_s, "float_ops_s", r->limits.float_ops_s, "bytes_per_token",
+                  result_bytes_per_token(r), "share_bandwidth", result_share_bytes(r), "share_int", result_share_ops(r),
+                  "experts_per_layer", result_experts(r), "barriers_per_step", result_barriers(r), "seconds",
+                  r->stats.seconds, "phases", json_phases(r), "version", qn_version(), "bits", QN_BITS);
     if (!j || !k)
         die("%s: not UTF-8, no JSON can be written", p->model);
     json_t *times = json_times(r);
@@ -245,8 +248,9 @@ static void print_limits(const struct result *results, int n)
         for (int k = 0; k < i; k++)
             said |= results[k].limits.n_threads == l->n_threads;
         if (!said)
-            out_printf("%d thread%s: memory is read at %.1f GB/s at most, int8 dots reach %.2f Tops/s\n", l->n_threads,
-                       l->n_threads > 1 ? "s" : "", l->bytes_s * 1e-9, l->int_ops_s * 1e-12);
+            out_printf("%d thread%s: memory is read at %.1f GB/s at most, int8 dots reach %.2f Tops/s, float %.3f\n",
+                       l->n_threads, l->n_threads > 1 ? "s" : "", l->bytes_s * 1e-9, l->int_ops_s * 1e-12,
+                       l->float_ops_s * 1e-12);
     }
 }
 

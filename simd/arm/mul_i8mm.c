@@ -44,4 +44,5 @@ void fill_mul_i8mm(struct simd_ops *ops)
 {
     mul_fill(ops, "i8mm");
     ops->int_peak = int_peak;
+    ops->float_peak = float_peak;
 }

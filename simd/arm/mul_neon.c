@@ -19,4 +19,5 @@ void fill_mul_neon(struct simd_ops *ops)
 {
     mul_fill(ops, "neon");
     ops->int_peak = int_peak;
+    ops->float_peak = float_peak;
 }

@@ -129,4 +129,5 @@ void fill_mul_avx2(struct simd_ops *ops)
 {
     mul_fill(ops, "avx2");
     ops->int_peak = int_peak;
+    ops->float_peak = float_peak;
 }

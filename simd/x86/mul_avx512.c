@@ -70,4 +70,5 @@ void fill_mul_avx512(struct simd_ops *ops)
 {
     mul_fill(ops, "avx512");
     ops->int_peak = int_peak;
+    ops->float_peak = float_peak;
 }
