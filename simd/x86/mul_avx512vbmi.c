@@ -2,11 +2,11 @@
 /* Matrix products of the types with a code book with AVX-512 VBMI, BITALG and GFNI; all other types are the avx512 level's.
  * 64 indices are looked up at once in byte tables of the books' ranks (iquant_tables.h), and a second look-up takes ranks of
  * 2 or 3 bits to biased weights.  A byte holds up to four weights and all bytes of a register are treated alike, so weights come
- * out turned: with o = 4 h + b, byte j of register o is column 16 h + 4 j + b.  v_dot() turns the activations likewise. */
+ * out turned: byte j of register 4 h + b is column 16 h + 4 j + b.  For few columns v_dot_turned() turns the activations likewise. */
 #include "simd/x86/mul_avx512.h"
 #include "quant/iquant_tables.h"
 
-enum { MAX_DIRECT = 16 };
+enum { MAX_DIRECT = 16, TURNED_COLS = 4 };
 /* clang-format off */
 #define DIRECT_COLS(M, t) M(t, 1) M(t, 2) M(t, 4) M(t, 6) M(t, 8) M(t, 12) M(t, 16)
 #define KINDS(M) M(ONE, 255) M(SUB, 255)
@@ -16,8 +16,10 @@ enum { MAX_DIRECT = 16 };
 #define MUL_WITHOUT_FLOAT
 #define BOOK_OWN
 
-/* a: 4 n activations; each 16 of them as a matrix of 4 x 4 transposed. */
-static ALWAYS_INLINE vi v_dot(vi s, const vi *w, int n, const int8_t *a, int wmax)
+static ALWAYS_INLINE vi v_dot(vi s, const vi *w, int n, const int8_t *a, int wmax) { return dot_chains(s, w, n, a); }
+
+/* For turned weights: each 16 activations as a matrix of 4 x 4 transposed.  Four chains: with one column the time of a group counts. */
+static ALWAYS_INLINE vi v_dot_turned(vi s, const vi *w, int n, const int8_t *a, int wmax)
 {
     const __m128i turn = _mm_setr_epi8(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
     _Alignas(32) int8_t t[32];
@@ -28,7 +30,33 @@ static ALWAYS_INLINE vi v_dot(vi s, const vi *w, int n, const int8_t *a, int wma
         _mm_store_si128((__m128i *)t, _mm_shuffle_epi8(_mm_loadu_si128((const __m128i *)a), turn));
     }
     IN_MEMORY(t);
-    return dot_chains(s, w, n, t);
+    vi sum[4] = {s, v_set(0), v_set(0), v_set(0)};
+    LANES_FOR (j, n)
+        sum[j % 4] = _mm512_dpbusd_epi32(sum[j % 4], w[j], v_set(load_4(t + 4 * j)));
+    return v_add(v_add(sum[0], sum[1]), v_add(sum[2], sum[3]));
+}
+
+/* Each four registers of a half, turned: byte j of register b becomes byte b of register j. */
+static ALWAYS_INLINE void v_straighten(vi w[8])
+{
+#define PAIR(x, y) \
+    ((uint64_t)0x41014000 + 0x02020202 * (uint64_t)(x) + (((uint64_t)0x45054404 + 0x02020202 * (uint64_t)(x)) << 32) + \
+     0x0808080808080808 * (uint64_t)(y))
+#define PAIRS(x) \
+    _mm512_setr_epi64((int64_t)PAIR(x, 0), (int64_t)PAIR(x, 1), (int64_t)PAIR(x, 2), (int64_t)PAIR(x, 3), \
+                      (int64_t)PAIR(x, 4), (int64_t)PAIR(x, 5), (int64_t)PAIR(x, 6), (int64_t)PAIR(x, 7))
+    const vi first = PAIRS(0), last = PAIRS(1);
+    LANES_FOR (h, 2) {
+        vi *v = w + 4 * h;
+        vi a = _mm512_permutex2var_epi8(v[0], first, v[1]), b = _mm512_permutex2var_epi8(v[0], last, v[1]);
+        vi c = _mm512_permutex2var_epi8(v[2], first, v[3]), d = _mm512_permutex2var_epi8(v[2], last, v[3]);
+        v[0] = _mm512_mask_blend_epi16(0xaaaaaaaa, a, v_shl(c, 16));
+        v[1] = _mm512_mask_blend_epi16(0xaaaaaaaa, v_shr(a, 16), c);
+        v[2] = _mm512_mask_blend_epi16(0xaaaaaaaa, b, v_shl(d, 16));
+        v[3] = _mm512_mask_blend_epi16(0xaaaaaaaa, v_shr(b, 16), d);
+    }
+#undef PAIR
+#undef PAIRS
 }
 
 /* ---- look-ups of 64 indices in tables of 128 bytes and more; m: bits 7, 8, ... of all indices */
