@@ -399,7 +399,11 @@ static inline struct place place_block(const struct tile_format *f, int weights,
 {
     size_t quants = (size_t)(64 * line_count(f) * f->n_step + weights / QUANT_GROUP * group_bytes(f));
     size_t scales = (size_t)(TILE_ROWS * field_bytes(f) + TILE_ROWS / 2 * f->n_nibble);
-    return (struct place){(size_t)b * quants, (size_t)(cols / weights) * quants + (size_t)b * scales};
+    int64_t stretch = scales % 64 == 0 ? 1 : scales % 32 == 0 ? 2 : 4, first = b / stretch * stretch;
+    int64_t n = cols / weights - first < stretch ? cols / weights - first : stretch; /* blocks of this stretch */
+    size_t start = (size_t)first * (scales + quants);
+    return (struct place){start + (size_t)n * scales + (size_t)(b - first) * quants,
+                          start + (size_t)(b - first) * scales};
 }
 
 ALWAYS_INLINE void put_block(const struct tile_format *f, int weights, const uint8_t *block, int row, uint8_t *quants,

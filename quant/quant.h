@@ -101,9 +101,10 @@ float quant_dot_ref(const struct quant_type *t, const void *row, int64_t cols, c
 
 /* ---- the packed layout
  *
- * A tile is 16 rows, the same bytes on every machine: two planes, first the quants of all groups of 32 columns in order, then
- * the scales of all blocks in order.  In a quants plane a 64-byte line holds 4 columns x 16 rows, byte r * 4 + i for row r, so
- * that a 32-bit lane is a row:
+ * A tile is 16 rows, the same bytes on every machine, and is read from front to back.  It is a sequence of stretches: the fewest
+ * blocks (1, 2 or 4) whose scales fill whole cache lines, and what is left at the end.  In a stretch come the scales of its blocks
+ * in order, then the quants of its groups of 32 columns in order.  In a quants plane a 64-byte line holds 4 columns x 16 rows, byte
+ * r * 4 + i for row r, so that a 32-bit lane is a row:
  *
  *   nibble plane, 256 bytes a group   line j = 0..3: low 4 bits = weight k = 8 j + i, high 4 bits = weight k = 8 j + 4 + i
  *   2-bit plane,  128 bytes a group   line j = 0..1: bits 2 u, 2 u + 1 = weight k = 16 j + 4 u + i, u = 0..3
@@ -153,7 +154,7 @@ float quant_dot_ref(const struct quant_type *t, const void *row, int64_t cols, c
  * So a type takes the bytes of its file blocks, no more. */
 
 /* Version of this layout: packed weights in files carry it.  Raise it with every change of a packed byte of any type. */
-enum { QUANT_LAYOUT = 1 };
+enum { QUANT_LAYOUT = 2 };
 
 /* A matrix as the kernels read it. */
 struct mat {
