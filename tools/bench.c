@@ -206,6 +206,7 @@ static void open_model(struct bench *b, int n_threads, int n_ubatch)
         o, (struct setup_size){.n_seq = n_seq, .n_ctx = depth + slack(depth) + longest, .n_threads = n_threads});
     qn_model_info(b->e, &b->out.info);
     b->out.model = o->model;
+    snprintf(b->out.title, sizeof b->out.title, "%s, level %s", b->out.info.description, b->out.info.isa);
     b->seq = xmalloc((size_t)n_seq * sizeof *b->seq);
     b->spans = xmalloc((size_t)n_seq * sizeof *b->spans);
     for (b->n_seq = 0; b->n_seq < n_seq; b->n_seq++)

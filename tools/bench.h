@@ -38,7 +38,8 @@ void result_title(const struct result *r, char *out, size_t cap);
 struct printer {
     const char *format; /* table, csv, json or md */
     const char *model, *type_k, *type_v, *delta;
-    struct qn_model_info info;
+    struct qn_model_info info; /* while the model is open */
+    char title[256]; /* of the picture: model and level */
     bool barriers; /* rows are about barriers */
     bool show_ubatch; /* rows differ in it */
     int n; /* rows so far */

@@ -228,16 +228,14 @@ static void put_script(FILE *f, const struct printer *p, const struct result *re
     bool limits = results[0].limits.bytes_s > 0;
     int panels;
     bool has[2] = {false, false};
-    char title[256];
     for (int i = 0; i < n; i++)
         has[results[i].n_gen > 0] = true;
     panels = has[0] + has[1];
     fprintf(f, "set terminal svg size %d,%d noenhanced font 'Helvetica,Arial,sans-serif,13' background '#ffffff'\n",
             WIDTH, limits ? HEIGHT : HEIGHT / 2);
     t.n_series = put_series(f, results, n, t.first);
-    snprintf(title, sizeof title, "%s, level %s", p->info.description, p->info.isa);
     fprintf(f, "\nset multiplot title ");
-    quoted(f, title);
+    quoted(f, p->title);
     fprintf(f, " font ',16'\nset border 3 lc rgb '#444444'\nset tics nomirror out\nset grid y lc rgb '#dddddd' lw 1\n"
                "set style line 1 lw 2\nset key inside top right reverse Left samplen 2 spacing 1.2\nset xlabel 'tokens "
                "in the context'\nset ylabel 'tokens/s'\n");
