@@ -69,7 +69,8 @@ struct qn_options {
     int no_numa; /* do not pin workers or place memory; default 0 */
     /* Pack cache: the weights as the kernels read them, in a file that is mapped.  It is written when it is not there. */
     const char *pack_cache; /* the file; refused when it is not this model's; NULL = none */
-    const char *pack_cache_dir; /* or a folder, where the name follows from the content; rewritten when it does not fit */
+    const char
+        *pack_cache_dir; /* or a folder, where the name follows from the content; rewritten when it does not fit */
     int hugepages; /* put the weights into explicit huge pages, which the system must have set aside; default 0 */
     const char *isa; /* kernel level; NULL or "auto" = the best this machine has; else c, avx2, avx512, neon, i8mm */
     const char *pre; /* pre-tokenizer, overrides tokenizer.ggml.pre; NULL = the file's */

@@ -68,7 +68,8 @@ struct opts {
     const char *save_logits, *kl_divergence;
     struct strings ids;
     int n_parallel, n_chunks, n_repeat;
-    bool special, echo, json, hash, detokenize, no_generation_prompt, check, topology, kernels, bounds, barriers, no_limits;
+    bool special, echo, json, hash, detokenize, no_generation_prompt, check, topology, kernels, bounds, barriers,
+        no_limits;
     struct ints list_p, list_n, list_t, list_d, list_npl, list_ub; /* of bench */
     const char *format, *only, *plot;
 };
