@@ -104,26 +104,56 @@ static struct cols some_cols(const struct acts *a, const struct mat *m, const in
     return x;
 }
 
-static void gate_and_up(struct ctx *c, const struct gated_up *g, int tile)
+static void gate_and_up(struct ctx *c, const struct gated_up *g, int64_t r0, int64_t r1)
 {
-    int64_t width = g->gate->rows, r0 = (int64_t)tile * FFN_TILE, r1 = r0 + FFN_TILE < width ? r0 + FFN_TILE : width;
-    int n_rows = (int)(r1 - r0);
+    int64_t width = g->gate->rows, n_rows = r1 - r0;
     const struct simd_ops *ops = &c->e->ops;
     for (int i = 0; i < g->n; i += FFN_COLS) {
         int n = g->n - i < FFN_COLS ? g->n - i : FFN_COLS;
         struct cols x = some_cols(g->in, g->gate, g->row, i, n), x_up = some_cols(g->in, g->up, g->row, i, n);
-        ops->mul[g->gate->type->id](g->gate, r0, r1, &x, c->mine->a, FFN_TILE);
-        ops->mul[g->up->type->id](g->up, r0, r1, &x_up, c->mine->b, FFN_TILE);
+        ops->mul[g->gate->type->id](g->gate, r0, r1, &x, c->mine->a, (size_t)n_rows);
+        ops->mul[g->up->type->id](g->up, r0, r1, &x_up, c->mine->b, (size_t)n_rows);
         for (int j = 0; j < n; j++) {
             float *h = g->hidden + (int64_t)(i + j) * width + r0;
-            ops->silu_mul(h, c->mine->a + j * FFN_TILE, c->mine->b + j * FFN_TILE, n_rows);
+            ops->silu_mul(h, c->mine->a + j * n_rows, c->mine->b + j * n_rows, (int)n_rows);
             if (width % QUANT_GROUP == 0)
                 ops->quantize(h, n_rows, g->hidden_act + (int64_t)(i + j) * acts_stride(width) + r0 / QUANT_GROUP);
         }
     }
 }
 
-static int tiles_of(int64_t rows) { return (int)((rows + FFN_TILE - 1) / FFN_TILE); }
+/* Rows of matrices of one shape, split over the workers.  Few rows of activations: everyone streams one equal share of the bytes, in
+ * runs as long as the scratch allows, which memory serves best; else tiles are claimed one by one. */
+struct runs {
+    struct tasks tasks; /* of `unit` rows */
+    int64_t rows;
+    int unit, per_matrix;
+    int matrix; /* the run: rows [r0, r1) of this matrix */
+    int64_t r0, r1;
+};
+
+static struct runs runs_start(struct ctx *c, int n_matrices, int64_t rows, int unit)
+{
+    struct runs r = {.rows = rows, .unit = few_rows(c) ? unit : FFN_TILE};
+    r.per_matrix = (int)((rows + r.unit - 1) / r.unit);
+    r.tasks = tasks_start(c, n_matrices * r.per_matrix);
+    return r;
+}
+
+static bool runs_next(struct runs *r)
+{
+    const int most = FFN_TILE * FFN_COLS / FEW_ROWS / r->unit;
+    int t = tasks_next(&r->tasks);
+    if (t < 0)
+        return false;
+    int at = t % r->per_matrix, end = at + 1;
+    for (; !r->tasks.counter && end < r->per_matrix && end - at < most && r->tasks.next < r->tasks.last; end++)
+        r->tasks.next++;
+    r->matrix = t / r->per_matrix;
+    r->r0 = (int64_t)at * r->unit;
+    r->r1 = (int64_t)end * r->unit < r->rows ? (int64_t)end * r->unit : r->rows;
+    return true;
+}
 
 static struct mat expert(const struct mat_experts *x, int e)
 {
@@ -140,18 +170,17 @@ static void shared_up(struct ctx *c, const struct ffn_weights *f, const struct a
                          .n = c->s->n_rows,
                          .hidden = c->s->shared,
                          .hidden_act = c->s->shared_act};
-    struct tasks tasks = tasks_start(c, tiles_of(f->gate.rows));
-    for (int t; (t = tasks_next(&tasks)) >= 0;)
-        gate_and_up(c, &g, t);
+    struct runs run = runs_start(c, 1, f->gate.rows, QUANT_GROUP);
+    while (runs_next(&run))
+        gate_and_up(c, &g, run.r0, run.r1);
 }
 
 static void experts_up(struct ctx *c, const struct ffn_weights *f, const struct acts *in, const struct routing *r)
 {
-    int tiles = tiles_of(f->gate_exps.m.rows);
     int64_t width = f->gate_exps.m.rows;
-    struct tasks tasks = tasks_start(c, r->n_active * tiles);
-    for (int t; (t = tasks_next(&tasks)) >= 0;) {
-        int e = r->active[t / tiles], first = r->start[e];
+    struct runs run = runs_start(c, r->n_active, width, QUANT_GROUP);
+    while (runs_next(&run)) {
+        int e = r->active[run.matrix], first = r->start[e];
         struct mat gate = expert(&f->gate_exps, e), up = expert(&f->up_exps, e);
         struct gated_up g = {.gate = &gate,
                              .up = &up,
@@ -160,7 +189,7 @@ static void experts_up(struct ctx *c, const struct ffn_weights *f, const struct 
                              .n = r->start[e + 1] - first,
                              .hidden = c->s->hidden + first * width,
                              .hidden_act = c->s->hidden_act + first * acts_stride(width)};
-        gate_and_up(c, &g, t % tiles);
+        gate_and_up(c, &g, run.r0, run.r1);
     }
 }
 
@@ -172,15 +201,15 @@ static void down_rows(struct ctx *c, const struct mat *down, const struct acts *
     for (int i = 0; i < hidden->n; i += FFN_COLS) {
         int n = hidden->n - i < FFN_COLS ? hidden->n - i : FFN_COLS;
         struct cols x = some_cols(hidden, down, NULL, i, n);
-        c->e->ops.mul[down->type->id](down, r0, r1, &x, c->mine->a, FFN_TILE);
+        c->e->ops.mul[down->type->id](down, r0, r1, &x, c->mine->a, (size_t)(r1 - r0));
         for (int j = 0; j < n; j++)
             c->e->ops.axpy(c->s->x + (row ? row[i + j] : i + j) * n_embd + r0, p ? p[i + j] : 1.0f,
-                           c->mine->a + j * FFN_TILE, (int)(r1 - r0));
+                           c->mine->a + j * (r1 - r0), (int)(r1 - r0));
     }
 }
 
-/* One tile of output rows: all active experts, then the shared one. */
-static void down_tile(struct ctx *c, const struct ffn_weights *f, const struct routing *r, int64_t r0, int64_t r1)
+/* Some output rows: all active experts, then the shared one. */
+static void down_run(struct ctx *c, const struct ffn_weights *f, const struct routing *r, int64_t r0, int64_t r1)
 {
     struct step *s = c->s;
     int64_t width = f->down_exps.m.cols;
@@ -201,13 +230,9 @@ static void down_tile(struct ctx *c, const struct ffn_weights *f, const struct r
 
 static void down(struct ctx *c, const struct ffn_weights *f, const struct routing *r)
 {
-    int64_t rows = c->e->model.hp.n_embd;
-    int tile = few_rows(c) ? TILE_ROWS : FFN_TILE; /* small tiles share few rows' memory traffic evenly */
-    struct tasks tasks = tasks_start(c, (int)((rows + tile - 1) / tile));
-    for (int t; (t = tasks_next(&tasks)) >= 0;) {
-        int64_t r0 = (int64_t)t * tile;
-        down_tile(c, f, r, r0, r0 + tile < rows ? r0 + tile : rows);
-    }
+    struct runs run = runs_start(c, 1, c->e->model.hp.n_embd, TILE_ROWS);
+    while (runs_next(&run))
+        down_run(c, f, r, run.r0, run.r1);
 }
 
 void ffn_layer(struct ctx *c, const struct layer *l)
