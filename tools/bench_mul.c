@@ -6,6 +6,8 @@
 #include "bench_limits.h"
 #include "term.h"
 
+#include "src/base.h"
+
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -183,7 +185,7 @@ void kernel_products(struct levels *l)
     p.x = kernel_floats(MAX_COLUMNS * COLS);
     p.y = xmalloc(MAX_COLUMNS * HOT_ROWS * sizeof *p.y);
     p.act = aligned_alloc(64, MAX_COLUMNS * STRIDE * sizeof *p.act);
-    p.memory = aligned_alloc(64, p.memory_bytes);
+    p.memory = mem_reserve(p.memory_bytes, true); /* huge pages, as weights lie in */
     if (!p.act || !p.memory)
         die("out of memory");
     for (int i = 0; i < MAX_COLUMNS; i++)
@@ -194,5 +196,5 @@ void kernel_products(struct levels *l)
     free(p.x);
     free(p.y);
     free(p.act);
-    free(p.memory);
+    mem_release(p.memory, p.memory_bytes);
 }
