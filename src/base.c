@@ -130,10 +130,14 @@ int mem_use_huge(void *p, size_t bytes, struct qn_error *err)
 
 int mem_use_file(void *p, size_t bytes, int fd, size_t at, bool write, struct qn_error *err)
 {
-    if (bytes == 0 ||
-        mmap(p, bytes, PROT_READ | (write ? PROT_WRITE : 0), MAP_SHARED | MAP_FIXED, fd, (off_t)at) != MAP_FAILED)
+    if (bytes == 0)
         return 0;
-    return fail(err, QN_E_IO, "cannot map %zu bytes of a file: %s", bytes, strerror(errno));
+    if (mmap(p, bytes, PROT_READ | (write ? PROT_WRITE : 0), MAP_SHARED | MAP_FIXED, fd, (off_t)at) == MAP_FAILED)
+        return fail(err, QN_E_IO, "cannot map %zu bytes of a file: %s", bytes, strerror(errno));
+#ifdef MADV_HUGEPAGE
+    madvise(p, bytes, MADV_HUGEPAGE); /* file systems with large folios then read, and map, 2 MiB at once */
+#endif
+    return 0;
 }
 
 void mem_read_only(void *p, size_t bytes) { mprotect(p, bytes, PROT_READ); }
@@ -146,8 +150,13 @@ int mem_flush(void *p, size_t bytes, struct qn_error *err)
 void mem_prefetch(void *p, size_t bytes)
 {
     unsigned char there;
-    if (!mincore(p, 1, &there) && !(there & 1))
-        madvise(p, bytes, MADV_WILLNEED);
+    if (mincore(p, 1, &there) || (there & 1))
+        return;
+#ifdef MADV_POPULATE_READ
+    if (!madvise(p, bytes, MADV_POPULATE_READ)) /* in large folios, and mapped */
+        return;
+#endif
+    madvise(p, bytes, MADV_WILLNEED);
 }
 
 /* What the memory cgroups above this process still allow (version 2, and version 1 as mounted in containers). */

@@ -32,7 +32,7 @@ int mem_use_huge(void *p, size_t bytes, struct qn_error *err);
 int mem_use_file(void *p, size_t bytes, int fd, size_t at, bool write, struct qn_error *err);
 void mem_read_only(void *p, size_t bytes);
 int mem_flush(void *p, size_t bytes, struct qn_error *err); /* whole pages of a mapped file to the disk */
-/* Asks for mapped pages to be read soon if the first of them is not in memory. */
+/* Reads pages of a mapped file if the first of them is not in memory. */
 void mem_prefetch(void *p, size_t bytes);
 /* Gives the whole pages inside [p, p + bytes) back to the system; they read as zero afterwards. */
 void mem_discard(void *p, size_t bytes);

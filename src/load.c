@@ -172,21 +172,39 @@ int load_begin(struct loading *l, struct qn_engine *e, const struct qn_options *
 
 enum { STRIDE = 16 << 20 }; /* bytes from one look at the progress to the next */
 
+struct prefetching {
+    const struct qn_options *o;
+    uint8_t *data;
+    size_t bytes;
+    atomic_size_t next;
+    atomic_bool cancelled;
+};
+
+static void prefetch_worker(struct worker *w, void *arg)
+{
+    struct prefetching *p = arg;
+    size_t at;
+    while ((at = atomic_fetch_add_explicit(&p->next, STRIDE, memory_order_relaxed)) < p->bytes &&
+           !atomic_load_explicit(&p->cancelled, memory_order_relaxed)) {
+        mem_prefetch(p->data + at, p->bytes - at < STRIDE ? p->bytes - at : STRIDE);
+        if (w->id == 0 && report(p->o, "loading", (double)at / (double)p->bytes))
+            atomic_store_explicit(&p->cancelled, true, memory_order_relaxed);
+    }
+}
+
 static int map_cache(struct loading *l, struct qn_error *err)
 {
     const struct pack_head *h = l->cache.head;
-    uint8_t *data = l->e->model.packed;
-    if (mem_use_file(data, h->data_bytes, l->cache.fd, h->data_at, false, err))
+    struct prefetching p = {.o = l->o, .data = l->e->model.packed, .bytes = h->data_bytes};
+    if (mem_use_file(p.data, h->data_bytes, l->cache.fd, h->data_at, false, err))
         return err->code;
     log_line(&l->e->log, QN_LOG_INFO, "%s: pack cache mapped", l->path);
     if (h->data_bytes > mem_available())
         return 0; /* what does not fit is read when it is needed */
-    for (size_t at = 0; at < h->data_bytes; at += STRIDE) {
-        mem_prefetch(data + at, h->data_bytes - at < STRIDE ? h->data_bytes - at : STRIDE);
-        if (report(l->o, "loading", (double)at / (double)h->data_bytes))
-            return cancelled(l, err);
-    }
-    return 0;
+    atomic_init(&p.next, 0);
+    atomic_init(&p.cancelled, false);
+    pool_run(l->e->pool, n_workers(l->e), prefetch_worker, &p);
+    return atomic_load_explicit(&p.cancelled, memory_order_relaxed) ? cancelled(l, err) : 0;
 }
 
 /* Everything to the disk in steps, so that progress can be shown. */
