@@ -193,7 +193,7 @@ static int book_weight_at(const struct quant_type *t, const uint8_t *q, const ui
     int o = k / 8, b = k % 8, quarter = k / 4;
     int index = line_byte(q, r, o), index4 = line_byte(q, r, quarter), second = line_byte(q, r, 4 + o), word = 0;
     for (int i = 0; i < 4; i++)
-        word |= line_byte(q, r, (t->id == QN_IQ3_XXS ? 8 : 4) + i) << 8 * i;
+        word |= (int)((uint32_t)line_byte(q, r, (t->id == QN_IQ3_XXS ? 8 : 4) + i) << 8 * i);
     switch (t->id) {
     case QN_IQ2_XXS:
         return signed_by(sign_of_code(word >> 7 * o & 127, b), iq2_xxs_grid[index] >> 8 * b & 255);
