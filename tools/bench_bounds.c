@@ -23,7 +23,7 @@ enum { GROUP_DOTS = 8, GROUP_FMAS = 32, OPS_PER_DOT = 128 };
 static const struct bound {
     enum qn_type type;
     double quants, scales; /* instructions of unpacking */
-    double muls; /* multiplications among them */
+    double muls; /* multiplications among them, and what takes the same pipes: masks, bit matrices */
     bool biased; /* weights are unsigned by a bias, which every accumulator starts with */
     const char *how;
 } bounds[] = {
@@ -31,6 +31,8 @@ static const struct bound {
 #define PAIRS   14 /* of 2 lines: and; 3 x shift, and */
 #define BIT     15 /* 7 shifts, 8 x merge */
 #define LUT     8 /* shuffles */
+#define TURN    12 /* of two planes of 2-bit ranks: 2 shuffles, 2 shifts, 8 x rank */
+#define SIGNS   16 /* 8 masks, 8 x subtract */
 #define EACH(block) (32.0 / (block))
     {QN_Q4_0,   NIBBLES,              1,                    0,  true,  "nibbles; d"},
     {QN_Q4_1,   NIBBLES,              2,                    0,  false, "nibbles; d, m"},
@@ -50,6 +52,14 @@ static const struct bound {
     {QN_TQ2_0,  PAIRS,                EACH(256),            0,  true,  "pairs; d"},
     {QN_Q1_0,   15,                   EACH(128),            0,  true,  "7 shifts, 8 and; d"},
     {QN_Q2_0,   PAIRS,                EACH(64),             0,  true,  "pairs; d"},
+    /* With VBMI: n tables of 128 bytes for 64 indices are n look-ups and n - 1 blends, a plane of a book. */
+    {QN_IQ2_XXS, 7 + TURN + SIGNS + 2,  4 + 2 * EACH(256),    12, true,  "4 look-ups, 2 blends, mask; turn; signs; spread, parity of codes; shift, merge, convert, multiply; d"},
+    {QN_IQ2_XS, 16 + TURN + SIGNS + 1,  7 + 2 * EACH(256),    11, true,  "8 look-ups, 6 blends, 2 masks; turn; signs; parity of codes; widen, 2 x (shift, merge, convert); d"},
+    {QN_IQ2_S,  33 + TURN + SIGNS,      7 + 2 * EACH(256),    11, true,  "16 look-ups, 14 blends, 3 masks; turn; signs; scales as IQ2_XS"},
+    {QN_IQ3_XXS, 14 + 8 + SIGNS + 2,    4 + 2 * EACH(256),    13, true,  "8 look-ups, 4 blends, 2 masks; 8 x rank; signs as IQ2_XXS; scales as IQ2_XXS"},
+    {QN_IQ3_S,  32 + 8 + SIGNS,         6 + EACH(256),        13, true,  "16 look-ups, 12 blends, 4 masks; 8 x rank; signs; widen, 2 x shift, merge, convert, multiply; d"},
+    {QN_IQ1_S,  66 + TURN + 11,         5 + 2 * EACH(256),    6,  true,  "32 look-ups, 30 blends, 4 masks; turn; widen, test, blend, 8 x add; 2 x shift, merge, convert, multiply; d"},
+    {QN_IQ1_M,  66 + TURN + 12,         13 + 2 * EACH(256),   5,  true,  "as IQ1_S; mask, blend, 2 shuffles, 8 x add; 2 x (widen, shift), and, shift, merge, 2 x (shift, merge, convert); d"},
     {QN_F32,    0,                    0,                    0,  false, "nothing"},
     {QN_F16,    GROUP_FMAS,           0,                    0,  false, "convert each"},
     {QN_BF16,   2 * GROUP_FMAS,       0,                    0,  false, "widen, shift each"},
