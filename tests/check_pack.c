@@ -374,7 +374,8 @@ static void test_layout(void **state)
         int64_t cols = 7 * t->block; /* a last stretch is cut */
         size_t row_bytes = quant_row_bytes(t, cols);
         uint8_t *rows = random_bytes(TILE_ROWS * row_bytes);
-        uint8_t *tile = random_bytes(pack_tile_bytes(t, cols) + 1024); /* book_weight_at() looks at lines not all types have */
+        uint8_t *tile =
+            random_bytes(pack_tile_bytes(t, cols) + 1024); /* book_weight_at() looks at lines not all types have */
         pack_tile(t, rows, row_bytes, TILE_ROWS, cols, tile);
         compare_tile(t, rows, row_bytes, cols, tile);
         free(rows);

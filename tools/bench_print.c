@@ -184,7 +184,8 @@ static void table_head(const struct printer *p, bool md)
         return;
     }
     out_printf("%s, %s, level %s\n\n%-24s %4s", p->info.description, p->model, p->info.isa, "test", "thr");
-    out_printf(p->show_ubatch ? " %5s" : "", "batch");
+    if (p->show_ubatch)
+        out_printf(" %5s", "batch");
     out_printf(" %10s %17s %9s %9s %8s %7s\n", "tokens/s", "least .. most", "MB/token", "bandwidth", "int peak",
                "experts");
 }
