@@ -83,7 +83,7 @@ static void test_hybrid(void **state)
         put_cache(i, 1, "2", "Unified", i < 2 ? "2048K" : "4096K", l2[i]);
         put_cache(i, 2, "3", "Unified", "36864K", "0-3");
     }
-    machine_read(&m, root);
+    machine_read(&m, root, NULL, 0);
     assert_int_equal(m.n_cpus, 4);
     assert_int_equal(m.n_cores, 3);
     assert_int_equal(m.n_packages, 1);
@@ -119,7 +119,7 @@ static void test_nodes(void **state)
     put_core(0, "0", "0", "65535");
     put_core(1, "0", "1", "65535");
     put_core(3, "1", "0", "65535");
-    machine_read(&m, root);
+    machine_read(&m, root, NULL, 0);
     assert_int_equal(m.n_cpus, 3);
     assert_int_equal(m.n_cores, 3);
     assert_int_equal(m.n_packages, 2);
@@ -145,14 +145,14 @@ static void test_capacities(void **state)
     put("1024", "system/cpu/cpu0/cpu_capacity");
     put("430", "system/cpu/cpu1/cpu_capacity");
     put("430", "system/cpu/cpu2/cpu_capacity");
-    machine_read(&m, root);
+    machine_read(&m, root, NULL, 0);
     assert_int_equal(m.n_cores, 3);
     assert_string_equal(m.cpu[0].kind, "performance");
     assert_string_equal(m.cpu[2].kind, "efficiency");
     machine_free(&m);
     put("1024", "system/cpu/cpu1/cpu_capacity");
     put("1024", "system/cpu/cpu2/cpu_capacity");
-    machine_read(&m, root);
+    machine_read(&m, root, NULL, 0);
     assert_string_equal(m.cpu[0].kind, "");
     machine_free(&m);
 }
@@ -161,16 +161,21 @@ static void test_bare(void **state)
 {
     (void)state;
     struct machine m;
-    machine_read(&m, root);
+    machine_read(&m, root, NULL, 0);
     assert_int_equal(m.n_cpus, 0);
     assert_int_equal(m.n_nodes, 0);
     machine_free(&m);
+    machine_read(&m, root, (const bool[]){false, true, false, true}, 4);
+    assert_int_equal(m.n_cpus, 2);
+    assert_int_equal(m.n_cores, 2);
+    assert_int_equal(m.cpu[1].id, 3);
+    machine_free(&m);
     put("what is this", "system/cpu/online");
-    machine_read(&m, root);
+    machine_read(&m, root, NULL, 0);
     assert_int_equal(m.n_cpus, 0);
     machine_free(&m);
     put("5-1,-3,2,99999999", "system/cpu/online");
-    machine_read(&m, root);
+    machine_read(&m, root, NULL, 0);
     assert_true(m.n_cpus <= 1);
     machine_free(&m);
 }

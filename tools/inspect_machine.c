@@ -214,12 +214,14 @@ static void read_node(struct machine *m, const char *root, int id, bool *mask)
     m->node[m->n_nodes++] = node;
 }
 
-void machine_read(struct machine *m, const char *root)
+void machine_read(struct machine *m, const char *root, const bool *allowed, int n_allowed)
 {
     char line[4096];
     bool *mask = xmalloc(MOST_CPUS * sizeof *mask), *online = xmalloc(MOST_CPUS * sizeof *online);
     *m = (struct machine){0};
     int n = read_list(line_of(line, sizeof line, root, "system/cpu/online"), online, MOST_CPUS);
+    for (int i = 0, none = n == 0; none && i < n_allowed && i < MOST_CPUS; i++)
+        n += online[i] = allowed[i];
     m->cpu = xmalloc((size_t)(n + 1) * sizeof *m->cpu);
     for (int i = 0; i < MOST_CPUS; i++)
         if (online[i])

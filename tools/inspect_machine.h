@@ -40,8 +40,9 @@ struct machine {
     int n_nodes;
 };
 
-/* root: "" or, for tests, a folder that has a tree like /sys in it. */
-void machine_read(struct machine *m, const char *root);
+/* root: "" or, for tests, a folder that has a tree like /sys in it.  allowed: [n_allowed] by number, or NULL: the processors that are
+ * taken as online where the tree does not tell, as in a bare chroot. */
+void machine_read(struct machine *m, const char *root, const bool *allowed, int n_allowed);
 void machine_free(struct machine *m);
 
 /* "0-3,8": the numbers for which the mask has a one. */

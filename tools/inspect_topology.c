@@ -242,8 +242,8 @@ static json_t *topology_json(const struct topology *t)
 int inspect_topology(struct opts *o)
 {
     struct topology t = {.quota = topology_quota(), .n_workers = topology_default_threads()};
-    machine_read(&t.m, "");
     read_mask(&t);
+    machine_read(&t.m, "", t.allowed, MASK_CPUS);
     if (o->model)
         place_model(&t, o);
     if (o->json) {
