@@ -197,13 +197,13 @@ while [ $rounds -lt 4 ]; do
     done
     kill -9 $pid 2>/dev/null
     wait $pid 2>/dev/null
-    [ -e "$out.part" ] || break
+    [ -e "$out.part" ] || break # it was done before the kill
+    check "no output before the end" [ ! -e "$out" ]
     check "nothing twice in the part file" sh -c "sed 1d '$out.part' | grep -o '^{\"index\":[0-9]*' | sort | uniq -d | wc -l | grep -qx '0'"
     cp "$out.part" "$tmp/part.$rounds"
     rounds=$((rounds + 1))
 done
 check "it was killed at least once" [ $rounds -gt 0 ]
-check "no output before the end" [ ! -e "$out" ]
 cp "$tmp/part.0" "$tmp/torn.jsonl.part"
 cp "$tmp/part.0" "$tmp/changed.jsonl.part"
 batch -o "$out" -np 2
