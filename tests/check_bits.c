@@ -131,8 +131,7 @@ static void every_way(const struct model *m, const char *file)
         for (int t = 0; t < 5; t++)
             for (int u = 0; u < 4; u++)
                 for (int company = 0; company < 2; company++)
-                    if (strcmp(*level, "c") || threads[t] == 2 || threads[t] == 5) /* plain C is fifty times slower */
-                        assert_hash(m, file, &(struct way){threads[t], ubatch[u], company, *level});
+                    assert_hash(m, file, &(struct way){threads[t], ubatch[u], company, *level});
 }
 
 static void test_ways(void **state)
