@@ -198,10 +198,10 @@ struct tasks {
 struct tasks tasks_start(struct ctx *c, int n);
 int tasks_next(struct tasks *t);
 
-/* Columns for matrix m out of a set of rows. */
 /* Groups from row to row of quantized activations: an odd number of cache lines, so that the columns of a product do not fall
  * into the same few sets of the cache. */
 static inline int64_t acts_stride(int64_t cols) { return cols / QUANT_GROUP | 1; }
+/* Columns for matrix m out of a set of rows. */
 struct cols acts_cols(const struct acts *a, const struct mat *m);
 /* Norm of all rows of x by weight w, quantized: private copies for few rows, else shared ones and a barrier. */
 struct acts step_norm(struct ctx *c, const float *w);
