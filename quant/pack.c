@@ -399,7 +399,7 @@ static inline struct place place_block(const struct tile_format *f, int weights,
 {
     size_t quants = (size_t)(64 * line_count(f) * f->n_step + weights / QUANT_GROUP * group_bytes(f));
     size_t scales = (size_t)(TILE_ROWS * field_bytes(f) + TILE_ROWS / 2 * f->n_nibble);
-    int64_t stretch = scales % 64 == 0 ? 1 : scales % 32 == 0 ? 2 : 4, first = b / stretch * stretch;
+    int64_t stretch = quant_stretch((int)scales), first = b / stretch * stretch;
     int64_t n = cols / weights - first < stretch ? cols / weights - first : stretch; /* blocks of this stretch */
     size_t start = (size_t)first * (scales + quants);
     return (struct place){start + (size_t)n * scales + (size_t)(b - first) * quants,

@@ -156,6 +156,12 @@ float quant_dot_ref(const struct quant_type *t, const void *row, int64_t cols, c
 /* Version of this layout: packed weights in files carry it.  Raise it with every change of a packed byte of any type. */
 enum { QUANT_LAYOUT = 2 };
 
+/* Blocks of a stretch, from the bytes that the scales of a block take in a tile. */
+static inline int quant_stretch(int scales_bytes)
+{
+    return scales_bytes % 64 == 0 ? 1 : scales_bytes % 32 == 0 ? 2 : 4;
+}
+
 /* A matrix as the kernels read it. */
 struct mat {
     const uint8_t *data; /* ROWS: the rows; else tiles of 16 rows, 64-byte aligned; rows past the end are zero blocks */

@@ -43,6 +43,5 @@ static ALWAYS_INLINE void v_dot2(vi *s, vi *t, const vi *w, int n, const int8_t 
 void fill_mul_i8mm(struct simd_ops *ops)
 {
     mul_fill(ops, "i8mm");
-    ops->int_peak = int_peak;
-    ops->float_peak = float_peak;
+    peak_fill(ops);
 }

@@ -18,6 +18,5 @@ enum { MAX_DIRECT = 4, FLOAT_ROWS = 2, FLOAT_COLS = 3 };
 void fill_mul_neon(struct simd_ops *ops)
 {
     mul_fill(ops, "neon");
-    ops->int_peak = int_peak;
-    ops->float_peak = float_peak;
+    peak_fill(ops);
 }

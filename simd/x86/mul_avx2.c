@@ -128,6 +128,5 @@ static ALWAYS_INLINE vi v_negate(vi w, vi x, vi m)
 void fill_mul_avx2(struct simd_ops *ops)
 {
     mul_fill(ops, "avx2");
-    ops->int_peak = int_peak;
-    ops->float_peak = float_peak;
+    peak_fill(ops);
 }

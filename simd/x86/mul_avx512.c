@@ -69,6 +69,5 @@ static ALWAYS_INLINE vi v_negate(vi w, vi x, vi m)
 void fill_mul_avx512(struct simd_ops *ops)
 {
     mul_fill(ops, "avx512");
-    ops->int_peak = int_peak;
-    ops->float_peak = float_peak;
+    peak_fill(ops);
 }
