@@ -283,7 +283,7 @@ void attn_layer(struct ctx *c, const struct layer *l)
     meet(c);
     phase(c, QN_PHASE_PROJECTIONS);
     struct acts mixed = step_mixed(c, (int64_t)a.n_head * a.dim);
-    struct product out = {.m = &l->attn.out, .y = s->x, .ldy = (size_t)c->e->model.hp.n_embd, .add = true};
+    struct product out = {.m = &l->attn.out, .y = s->x, .ldy = (size_t)x_stride(c->e), .add = true};
     step_products(c, &out, 1, &mixed);
     meet(c);
 }

@@ -194,7 +194,7 @@ void delta_layer(struct ctx *c, const struct layer *l)
     keep_inputs(c, l, &d);
     struct acts mixed = gated_norm(c, l, &d);
     phase(c, QN_PHASE_PROJECTIONS);
-    struct product out = {.m = &w->out, .y = s->x, .ldy = (size_t)c->e->model.hp.n_embd, .add = true};
+    struct product out = {.m = &w->out, .y = s->x, .ldy = (size_t)x_stride(c->e), .add = true};
     step_products(c, &out, 1, &mixed);
     meet(c);
 }

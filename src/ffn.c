@@ -132,9 +132,9 @@ struct runs {
     int64_t r0, r1;
 };
 
-static struct runs runs_start(struct ctx *c, int n_matrices, int64_t rows, int unit)
+static struct runs runs_start(struct ctx *c, int n_matrices, int64_t rows, int few, int many)
 {
-    struct runs r = {.rows = rows, .unit = few_rows(c) ? unit : FFN_TILE};
+    struct runs r = {.rows = rows, .unit = few_rows(c) ? few : many};
     r.per_matrix = (int)((rows + r.unit - 1) / r.unit);
     r.tasks = tasks_start(c, n_matrices * r.per_matrix);
     return r;
@@ -170,7 +170,7 @@ static void shared_up(struct ctx *c, const struct ffn_weights *f, const struct a
                          .n = c->s->n_rows,
                          .hidden = c->s->shared,
                          .hidden_act = c->s->shared_act};
-    struct runs run = runs_start(c, 1, f->gate.rows, QUANT_GROUP);
+    struct runs run = runs_start(c, 1, f->gate.rows, QUANT_GROUP, FFN_TILE);
     while (runs_next(&run))
         gate_and_up(c, &g, run.r0, run.r1);
 }
@@ -178,7 +178,7 @@ static void shared_up(struct ctx *c, const struct ffn_weights *f, const struct a
 static void experts_up(struct ctx *c, const struct ffn_weights *f, const struct acts *in, const struct routing *r)
 {
     int64_t width = f->gate_exps.m.rows;
-    struct runs run = runs_start(c, r->n_active, width, QUANT_GROUP);
+    struct runs run = runs_start(c, r->n_active, width, QUANT_GROUP, FFN_TILE);
     while (runs_next(&run)) {
         int e = r->active[run.matrix], first = r->start[e];
         struct mat gate = expert(&f->gate_exps, e), up = expert(&f->up_exps, e);
@@ -197,13 +197,12 @@ static void experts_up(struct ctx *c, const struct ffn_weights *f, const struct 
 static void down_rows(struct ctx *c, const struct mat *down, const struct acts *hidden, const int32_t *row,
                       const float *p, int64_t r0, int64_t r1)
 {
-    int64_t n_embd = c->e->model.hp.n_embd;
     for (int i = 0; i < hidden->n; i += FFN_COLS) {
         int n = hidden->n - i < FFN_COLS ? hidden->n - i : FFN_COLS;
         struct cols x = some_cols(hidden, down, NULL, i, n);
         c->e->ops.mul[down->type->id](down, r0, r1, &x, c->mine->a, (size_t)(r1 - r0));
         for (int j = 0; j < n; j++)
-            c->e->ops.axpy(c->s->x + (row ? row[i + j] : i + j) * n_embd + r0, p ? p[i + j] : 1.0f,
+            c->e->ops.axpy(c->s->x + (row ? row[i + j] : i + j) * x_stride(c->e) + r0, p ? p[i + j] : 1.0f,
                            c->mine->a + j * (r1 - r0), (int)(r1 - r0));
     }
 }
@@ -230,7 +229,7 @@ static void down_run(struct ctx *c, const struct ffn_weights *f, const struct ro
 
 static void down(struct ctx *c, const struct ffn_weights *f, const struct routing *r)
 {
-    struct runs run = runs_start(c, 1, c->e->model.hp.n_embd, TILE_ROWS);
+    struct runs run = runs_start(c, 1, c->e->model.hp.n_embd, TILE_ROWS, FFN_DOWN);
     while (runs_next(&run))
         down_run(c, f, r, run.r0, run.r1);
 }

@@ -17,7 +17,8 @@
 enum {
     DELTA_CHUNK = 64, /* tokens a worker takes through convolution and delta rule at a time */
     FEW_ROWS = 4, /* up to here workers repeat norm and quantization instead of waiting for each other */
-    FFN_TILE = 64, /* output rows of a feed-forward task; a multiple of 32 and 16 */
+    FFN_TILE = 256, /* most rows of a feed-forward task's scratch and of a gate and up task; a multiple of 32 and 16 */
+    FFN_DOWN = 128, /* output rows of a down task */
     FFN_COLS = 32, /* columns a feed-forward task takes at a time */
     ATTN_TOKENS = 16 /* tokens of a span that an attention task takes */
 };
@@ -91,7 +92,7 @@ struct step {
         trace; /* tests: [n_layer + 1][n_rows][n_embd] receives x in front of each layer and behind the last, or NULL */
     atomic_int bad_place; /* norm (see ctx) at which something was not a number first; INT_MAX = none */
 
-    float *x; /* [n_ubatch][n_embd] residual stream */
+    float *x; /* [n_ubatch][n_embd], x_stride() apart: residual stream */
     float *norm; /* [n_ubatch][n_embd] normed rows */
     struct act_group *act; /* [n_ubatch][widest / 32] */
     float *proj; /* [n_ubatch][proj_cols] projections of the mixer: qkv | z | beta | alpha, or q | k | v */
@@ -201,6 +202,12 @@ int tasks_next(struct tasks *t);
 /* Groups from row to row of quantized activations: an odd number of cache lines, so that the columns of a product do not fall
  * into the same few sets of the cache. */
 static inline int64_t acts_stride(int64_t cols) { return cols / QUANT_GROUP | 1; }
+/* Floats from row to row of the residual stream, for the same reason. */
+static inline int64_t x_stride(const struct qn_engine *e)
+{
+    enum { LINE = CACHE_LINE / sizeof(float) };
+    return ((e->model.hp.n_embd + LINE - 1) / LINE | 1) * LINE;
+}
 /* Columns for matrix m out of a set of rows. */
 struct cols acts_cols(const struct acts *a, const struct mat *m);
 /* Norm of all rows of x by weight w, quantized: private copies for few rows, else shared ones and a barrier. */

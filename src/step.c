@@ -6,7 +6,7 @@
 #include <limits.h>
 #include <string.h>
 
-enum { PRODUCT_ROWS = 64, TASK_STRIDE = CACHE_LINE / sizeof(atomic_int), TASKS_PER_LAYER = 10, TASKS_BESIDE = 4 };
+enum { PRODUCT_ROWS = 256, TASK_STRIDE = CACHE_LINE / sizeof(atomic_int), TASKS_PER_LAYER = 10, TASKS_BESIDE = 4 };
 
 /* ---- scratch: one arena, walked twice, first to size it, then to hand it out */
 
@@ -75,7 +75,7 @@ static void take_all(struct qn_engine *e)
     s->span = take(e, t, sizeof *s->span);
     s->ids = take(e, t, sizeof *s->ids);
     s->out_row = take(e, t, sizeof *s->out_row);
-    s->x = take(e, t * (size_t)hp->n_embd, sizeof(float));
+    s->x = take(e, t * (size_t)x_stride(e), sizeof(float));
     s->norm = take(e, t * (size_t)hp->n_embd, sizeof(float));
     s->act = take(e, t * (wide / QUANT_GROUP + 1), sizeof(struct act_group));
     s->proj = take(e, t * proj_cols(hp), sizeof(float));
@@ -177,7 +177,7 @@ static struct acts norm_rows(struct ctx *c, const float *w, const int32_t *row, 
     if (!own)
         pool_share(c->w, n, &first, &last);
     for (int64_t i = first; i < last; i++) {
-        const float *x = s->x + (row ? row[i] : i) * h;
+        const float *x = s->x + (row ? row[i] : i) * x_stride(c->e);
         c->e->ops.rmsnorm(norm + i * h, x, w, (int)h, c->e->model.hp.eps);
         if (norm[i * h] != norm[i * h])
             note_bad(c);
@@ -288,7 +288,7 @@ static void embed(struct ctx *c)
     int64_t first, last;
     pool_share(c->w, s->n_rows, &first, &last);
     for (int64_t t = first; t < last; t++)
-        mat_row(&m->token_embd, s->ids[t], s->x + t * m->hp.n_embd);
+        mat_row(&m->token_embd, s->ids[t], s->x + t * x_stride(c->e));
     for (int i = 0; i < s->n_spans && m->n_attn > 0; i++) {
         const struct span *sp = &s->span[i];
         for (int64_t t = sp->row > first ? sp->row : first; t < last && t < sp->row + sp->n; t++)
@@ -320,9 +320,9 @@ static void head(struct ctx *c)
 /* A copy of the residual stream for tests; nobody changes x before the next barriers, which this worker takes part in. */
 static void trace(struct ctx *c)
 {
-    size_t n = (size_t)c->s->n_rows * (size_t)c->e->model.hp.n_embd;
-    if (c->s->trace && c->w->id == 0)
-        memcpy(c->s->trace + (size_t)c->layer * n, c->s->x, n * sizeof(float));
+    size_t h = (size_t)c->e->model.hp.n_embd, n = (size_t)c->s->n_rows;
+    for (size_t t = 0; c->s->trace && c->w->id == 0 && t < n; t++)
+        memcpy(c->s->trace + ((size_t)c->layer * n + t) * h, c->s->x + t * (size_t)x_stride(c->e), h * sizeof(float));
 }
 
 static void step_worker(struct worker *w, void *arg)

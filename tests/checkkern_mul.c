@@ -103,7 +103,7 @@ static void fill_row(const struct quant_type *t, uint8_t *p, int64_t cols, enum 
 /* One activation column; extreme ones are +127 and -127 only. */
 static void fill_column(const struct quant_type *t, void *to, int64_t cols, enum fill fill)
 {
-    static float x[4096];
+    static float x[33024];
     kern_floats(x, (size_t)cols, fill == FILL_SPECIAL ? (enum kern_fill)kern_below(KERN_FILLS) : KERN_PLAIN);
     if (fill == FILL_LOW || fill == FILL_ONES)
         for (int64_t k = 0; k < cols; k++)
@@ -324,6 +324,11 @@ static void test_mul(int id)
         struct mul_case k = some_case(t, some_width(t, 2 * j), many[j], i);
         if (k.cols * many[j] > 40000)
             k.cols = t->block < 256 ? some_width(t, 1) : 256;
+        run_case(t, &k);
+    }
+    static const int longer[][2] = {{16, 4352}, {13, 4864}, {7, 9472}, {2, 16640}, {1, 33024}};
+    for (int j = 0; j < 5 && t->rule != RULE_FLOAT; j++, i++) { /* more than kernels take in one pass */
+        struct mul_case k = some_case(t, longer[j][1], longer[j][0], i);
         run_case(t, &k);
     }
 }

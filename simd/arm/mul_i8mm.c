@@ -3,10 +3,10 @@
  * group are zipped to rows of 8 weights; single columns use the dot products of the neon level. */
 #include "simd/arm/mul_neon.h"
 
-enum { MAX_DIRECT = 1 };
-#define DIRECT_COLS(M, t)  M(t, 1)
-#define KIND_COLS(M, r, w) M(r, w, 2) M(r, w, 4) M(r, w, 6) M(r, w, 8)
-#define PAIR_COLS
+enum { DOT_STEP = 2 };
+/* clang-format off */
+#define TILE_COLS(M, t) M(t, 1) M(t, 2) M(t, 4) M(t, 6) M(t, 8)
+/* clang-format on */
 #define MUL_WITHOUT_FLOAT
 
 /* Each two lines, rows 0..3: to rows 0 1 and rows 2 3 of 8 weights. */
@@ -19,17 +19,25 @@ static ALWAYS_INLINE void v_pair(vi w[8])
     }
 }
 
-/* low: rows 0 1 times columns a b, high: rows 2 3. */
-static ALWAYS_INLINE void v_dot2(vi *s, vi *t, const vi *w, int n, const int8_t *a, const int8_t *b)
+/* Sums of two columns, low: rows 0 1 times columns 0 1, high: rows 2 3. */
+static ALWAYS_INLINE void dots_pair(vi *s, const vi *w, int n, const int8_t *const *a)
 {
-    vi low = vzip1q_s32(*s, *t), high = vzip2q_s32(*s, *t);
+    vi low = vzip1q_s32(s[0], s[1]), high = vzip2q_s32(s[0], s[1]);
     LANES_FOR (j, n / 2) {
-        int8x16_t x = vcombine_s8(vld1_s8(a + 8 * j), vld1_s8(b + 8 * j));
+        int8x16_t x = vcombine_s8(vld1_s8(a[0] + 8 * j), vld1_s8(a[1] + 8 * j));
         low = vmmlaq_s32(low, vreinterpretq_s8_s32(w[2 * j]), x);
         high = vmmlaq_s32(high, vreinterpretq_s8_s32(w[2 * j + 1]), x);
     }
-    *s = vuzp1q_s32(low, high);
-    *t = vuzp2q_s32(low, high);
+    s[0] = vuzp1q_s32(low, high);
+    s[1] = vuzp2q_s32(low, high);
+}
+
+static ALWAYS_INLINE void v_dots(vi *s, int n_cols, const vi *w, int n, const int8_t *const *a, int wmax)
+{
+    LANES_FOR (c, n_cols / 2)
+        dots_pair(s + 2 * c, w, n, a + 2 * c);
+    if (n_cols == 1)
+        dots(s, 1, w, n, a);
 }
 
 #include "simd/mul.inc"

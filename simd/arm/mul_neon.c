@@ -2,9 +2,16 @@
 /* Matrix products with NEON dot products. */
 #include "simd/arm/mul_neon.h"
 
-enum { MAX_DIRECT = 4, FLOAT_ROWS = 2, FLOAT_COLS = 3 };
-#define DIRECT_COLS(M, t)  M(t, 1) M(t, 2) M(t, 4)
-#define KIND_COLS(M, r, w) M(r, w, 1) M(r, w, 2) M(r, w, 4) M(r, w, 6) M(r, w, 8)
+enum { DOT_STEP = 1, FLOAT_ROWS = 2, FLOAT_COLS = 3 };
+/* clang-format off */
+#define TILE_COLS(M, t) M(t, 1) M(t, 2) M(t, 3) M(t, 4) M(t, 5) M(t, 6) M(t, 7) M(t, 8)
+/* clang-format on */
+
+static ALWAYS_INLINE void v_dots(vi *s, int n_cols, const vi *w, int n, const int8_t *const *a, int wmax)
+{
+    dots(s, n_cols, w, n, a);
+}
+static ALWAYS_INLINE void v_pair(vi w[8]) {}
 
 #include "simd/mul.inc"
 #include "simd/mul_float.inc"

@@ -13,8 +13,7 @@
 typedef int32x4_t vi;
 typedef float32x4_t vf;
 
-enum { W = 4, PARTS = 4, WIDE_BIAS = 0, MAX_COLS = 8, PREFETCH_BYTES = 1024 };
-#define KINDS(M) M(ONE, 127) M(ONE, 255) M(MIN, 127) M(SUB, 127) M(SUB_MIN, 127) M(TWO, 127)
+enum { W = 4, PARTS = 4, WIDE_BIAS = 0, MAX_COLS = 8, MAX_SUMS = 16, DOT_COLS = 4 };
 
 static ALWAYS_INLINE uint8x16_t v_u(vi x) { return vreinterpretq_u8_s32(x); }
 static ALWAYS_INLINE vi v_i(uint8x16_t x) { return vreinterpretq_s32_u8(x); }
@@ -59,16 +58,16 @@ static ALWAYS_INLINE vf f_load(const float *p) { return vld1q_f32(p); }
 static ALWAYS_INLINE void f_store(float *p, vf x) { vst1q_f32(p, x); }
 
 /* Four lines against 16 activations: each line takes its own 4 of them. */
-static ALWAYS_INLINE vi v_dot(vi s, const vi *w, int n, const int8_t *a, int wmax)
+static ALWAYS_INLINE void dots(vi *s, int n_cols, const vi *w, int n, const int8_t *const *a)
 {
-    LANES_FOR (i, n / 4) {
-        int8x16_t x = vld1q_s8(a + 16 * i);
-        s = vdotq_laneq_s32(s, vreinterpretq_s8_s32(w[4 * i]), x, 0);
-        s = vdotq_laneq_s32(s, vreinterpretq_s8_s32(w[4 * i + 1]), x, 1);
-        s = vdotq_laneq_s32(s, vreinterpretq_s8_s32(w[4 * i + 2]), x, 2);
-        s = vdotq_laneq_s32(s, vreinterpretq_s8_s32(w[4 * i + 3]), x, 3);
-    }
-    return s;
+    LANES_FOR (i, n / 4)
+        LANES_FOR (c, n_cols) {
+            int8x16_t x = vld1q_s8(a[c] + 16 * i);
+            s[c] = vdotq_laneq_s32(s[c], vreinterpretq_s8_s32(w[4 * i]), x, 0);
+            s[c] = vdotq_laneq_s32(s[c], vreinterpretq_s8_s32(w[4 * i + 1]), x, 1);
+            s[c] = vdotq_laneq_s32(s[c], vreinterpretq_s8_s32(w[4 * i + 2]), x, 2);
+            s[c] = vdotq_laneq_s32(s[c], vreinterpretq_s8_s32(w[4 * i + 3]), x, 3);
+        }
 }
 
 static ALWAYS_INLINE vi v_nibbles(const uint8_t *p, int part)

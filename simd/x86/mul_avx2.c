@@ -10,13 +10,10 @@
 typedef __m256i vi;
 typedef __m256 vf;
 
-enum { W = 8, PARTS = 2, WIDE_BIAS = 0, MAX_COLS = 8, MAX_DIRECT = 4, PREFETCH_BYTES = 4096 };
+enum { W = 8, PARTS = 2, WIDE_BIAS = 0, MAX_COLS = 8, MAX_SUMS = 8, DOT_COLS = 1, DOT_STEP = 1 };
 enum { FLOAT_ROWS = 2, FLOAT_COLS = 3 };
 /* clang-format off */
-#define DIRECT_COLS(M, t) M(t, 1) M(t, 2) M(t, 4)
-#define KINDS(M) \
-    M(ONE, 15) M(ONE, 31) M(ONE, 127) M(ONE, 255) M(MIN, 15) M(MIN, 31) M(SUB, 15) M(SUB, 63) M(SUB, 127) M(SUB_MIN, 15) M(TWO, 31)
-#define KIND_COLS(M, r, w) M(r, w, 1) M(r, w, 2) M(r, w, 4) M(r, w, 6) M(r, w, 8)
+#define TILE_COLS(M, t) M(t, 1) M(t, 2) M(t, 3) M(t, 4) M(t, 5) M(t, 6) M(t, 7) M(t, 8)
 /* clang-format on */
 
 static ALWAYS_INLINE vi v_load(const void *p) { return _mm256_loadu_si256(p); }
@@ -56,20 +53,19 @@ static ALWAYS_INLINE vi byte_products(vi w, const int8_t *a, bool wide)
     return wide ? _mm256_maddubs_epi16(_mm256_abs_epi8(w), _mm256_sign_epi8(x, w)) : _mm256_maddubs_epi16(w, x);
 }
 
-/* As many products as fit are summed in 16 bits: a pair is at most 254 wmax. */
-static ALWAYS_INLINE vi v_dot(vi s, const vi *w, int n, const int8_t *a, int wmax)
+/* As many products as fit are summed in 16 bits: a pair is at most 254 wmax.  Columns side by side would need more registers. */
+static ALWAYS_INLINE void v_dots(vi *s, int n_cols, const vi *w, int n, const int8_t *const *a, int wmax)
 {
     const int fit = 32767 / (254 * wmax), together = fit >= 8 ? 8 : fit >= 4 ? 4 : fit >= 2 ? 2 : 1;
-    const bool wide = wmax > 127;
     vi x = v_set(0);
     LANES_FOR (j, n) {
-        vi p = byte_products(w[j], a + 4 * j, wide);
+        vi p = byte_products(w[j], a[0] + 4 * j, wmax > 127);
         x = j % together ? _mm256_add_epi16(x, p) : p;
         if (j % together == together - 1 || j == n - 1)
-            s = v_add(s, _mm256_madd_epi16(x, _mm256_set1_epi16(1)));
+            s[0] = v_add(s[0], _mm256_madd_epi16(x, _mm256_set1_epi16(1)));
     }
-    return s;
 }
+static ALWAYS_INLINE void v_pair(vi w[8]) {}
 
 static ALWAYS_INLINE vi v_nibbles(const uint8_t *p, int part)
 {

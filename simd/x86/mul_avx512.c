@@ -2,14 +2,7 @@
 /* Matrix products with AVX-512 F BW DQ VL VNNI. */
 #include "simd/x86/mul_avx512.h"
 
-enum { MAX_DIRECT = 16, FLOAT_ROWS = 4, FLOAT_COLS = 4 };
-/* clang-format off */
-#define DIRECT_COLS(M, t) M(t, 1) M(t, 2) M(t, 4) M(t, 6) M(t, 8) M(t, 12) M(t, 16)
-#define KINDS(M) M(ONE, 255) M(MIN, 255) M(SUB, 255) M(SUB_MIN, 255) M(TWO, 255)
-#define KIND_COLS(M, r, w) M(r, w, 1) M(r, w, 2) M(r, w, 4) M(r, w, 8) M(r, w, 10) M(r, w, 12) M(r, w, 14) M(r, w, 16)
-/* clang-format on */
-
-static ALWAYS_INLINE vi v_dot(vi s, const vi *w, int n, const int8_t *a, int wmax) { return dot_chains(s, w, n, a); }
+enum { FLOAT_ROWS = 4, FLOAT_COLS = 4 };
 
 /* Dwords 0..7 in the low half, each shifted down to its row's nibble. */
 static ALWAYS_INLINE vi v_nibbles(const uint8_t *p, int part)

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* The vocabulary of mul.inc for AVX-512 (F BW DQ VL VNNI): a register is a whole line of a tile, 16 columns fit the register file
- * next to a group's 8 registers of weights.  Shared by the avx512 and avx512vbmi levels, which differ in how weights come from code
- * books and, with that, in v_dot(). */
+ * next to a group's 8 registers of weights and the sums of 4 columns.  Shared by the avx512 and avx512vbmi levels, which differ in how
+ * weights come from code books. */
 #ifndef QUERN_MUL_AVX512_H
 #define QUERN_MUL_AVX512_H
 
@@ -14,7 +14,12 @@
 typedef __m512i vi;
 typedef __m512 vf;
 
-enum { W = 16, PARTS = 1, WIDE_BIAS = 128, MAX_COLS = 16, PREFETCH_BYTES = 4096 };
+enum { W = 16, PARTS = 1, WIDE_BIAS = 128, MAX_COLS = 16, MAX_SUMS = 16, DOT_COLS = 4, DOT_STEP = 1 };
+/* clang-format off */
+#define TILE_COLS(M, t) \
+    M(t, 1) M(t, 2) M(t, 3) M(t, 4) M(t, 5) M(t, 6) M(t, 7) M(t, 8) M(t, 10) M(t, 12) M(t, 14) M(t, 16)
+/* clang-format on */
+
 static ALWAYS_INLINE vi v_load(const void *p) { return _mm512_loadu_si512(p); }
 static ALWAYS_INLINE vi v_bytes(int k) { return _mm512_set1_epi8((char)k); }
 static ALWAYS_INLINE vi v_set(int32_t k) { return _mm512_set1_epi32(k); }
@@ -43,15 +48,21 @@ static ALWAYS_INLINE vf f_f16(const void *p) { return _mm512_cvtph_ps(_mm256_loa
 static ALWAYS_INLINE vf f_load(const float *p) { return _mm512_loadu_ps(p); }
 static ALWAYS_INLINE void f_store(float *p, vf x) { _mm512_storeu_ps(p, x); }
 
-/* Two chains: with one, waiting dots fill the scheduler. */
-static ALWAYS_INLINE vi dot_chains(vi s, const vi *w, int n, const int8_t *a)
+/* Dots take 4 cycles, one starts in each: up to two columns have two chains each, more are carried side by side. */
+static ALWAYS_INLINE void v_dots(vi *s, int n_cols, const vi *w, int n, const int8_t *const *a, int wmax)
 {
-    vi t = v_set(0);
-    LANES_FOR (j, n / 2) {
-        s = _mm512_dpbusd_epi32(s, w[2 * j], v_set(load_4(a + 8 * j)));
-        t = _mm512_dpbusd_epi32(t, w[2 * j + 1], v_set(load_4(a + 8 * j + 4)));
-    }
-    return v_add(s, t);
+    const bool two = n_cols <= 2;
+    vi t[DOT_COLS];
+    LANES_FOR (c, n_cols)
+        t[c] = v_set(0);
+    LANES_FOR (j, n)
+        LANES_FOR (c, n_cols) {
+            vi *sum = two && j % 2 ? &t[c] : &s[c];
+            *sum = _mm512_dpbusd_epi32(*sum, w[j], v_set(load_4(a[c] + 4 * j)));
+        }
+    LANES_FOR (c, n_cols)
+        s[c] = two ? v_add(s[c], t[c]) : s[c];
 }
+static ALWAYS_INLINE void v_pair(vi w[8]) {}
 
 #endif
