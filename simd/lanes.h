@@ -45,14 +45,13 @@ LANE_FN lf lanes_zero(void) { return lanes_set(0.0f); }
 
 /* ---- functions over lanes.  "Within n ulp": of the true value, the largest error found over every 61st float of the range. */
 
-/* Within 1.0 ulp.  x < -87.3: +0; x > 88.72283: inf; NaN stays.  2^n is added to the exponent, where results are normal numbers. */
-LANE_FN lf lanes_exp(lf x)
+/* exp for -87.3 <= x <= 88.72283; anything for the rest.  2^n is added to the exponent, where results are normal numbers. */
+LANE_FN lf lanes_exp_inside(lf x)
 {
-    const lf lo = lanes_set(-87.3f), hi = lanes_set(0x1.62e42ep+6f), magic = lanes_set(0x1.8p+23f);
-    lf c = lanes_min(lanes_max(x, lo), hi); /* NaN becomes a number, so that the integers below are defined */
-    lf t = lanes_fma(c, lanes_set(0x1.715476p+0f), magic); /* n = rint(c / ln 2) in the low bits */
+    const lf magic = lanes_set(0x1.8p+23f);
+    lf t = lanes_fma(x, lanes_set(0x1.715476p+0f), magic); /* n = rint(x / ln 2) in the low bits */
     lf n = lanes_sub(t, magic);
-    lf r = lanes_fma(n, lanes_set(-0x1.62e4p-1f), c); /* exact */
+    lf r = lanes_fma(n, lanes_set(-0x1.62e4p-1f), x); /* exact */
     r = lanes_fma(n, lanes_set(-0x1.7f7d1cp-20f), r);
     lf p = lanes_set(0.0013814215f); /* (e^r - 1 - r) / r^2, |r| <= ln 2 / 2 */
     p = lanes_fma(p, r, lanes_set(0.0083689f));
@@ -60,9 +59,21 @@ LANE_FN lf lanes_exp(lf x)
     p = lanes_fma(p, r, lanes_set(0.1666652f));
     p = lanes_fma(p, r, lanes_set(0.49999994f));
     p = lanes_add(lanes_fma(lanes_mul(r, r), p, r), lanes_set(1.0f));
-    p = lanes_as_f(lanes_iadd(lanes_as_i(p), lanes_shl23(lanes_as_i(t))));
-    p = lanes_sel(lanes_gt(lo, x), lanes_zero(), p);
-    p = lanes_sel(lanes_gt(x, hi), lanes_set(INFINITY), p);
+    return lanes_as_f(lanes_iadd(lanes_as_i(p), lanes_shl23(lanes_as_i(t))));
+}
+
+/* The same as lanes_exp() for x <= 0 and NaN. */
+LANE_FN lf lanes_exp_of_negative(lf x)
+{
+    lf p = lanes_sel(lanes_gt(lanes_set(-87.3f), x), lanes_zero(), lanes_exp_inside(x));
+    return lanes_sel(lanes_nan(x), x, p);
+}
+
+/* Within 1.0 ulp.  x < -87.3: +0; x > 88.72283: inf; NaN stays. */
+LANE_FN lf lanes_exp(lf x)
+{
+    lf p = lanes_sel(lanes_gt(lanes_set(-87.3f), x), lanes_zero(), lanes_exp_inside(x));
+    p = lanes_sel(lanes_gt(x, lanes_set(0x1.62e42ep+6f)), lanes_set(INFINITY), p);
     return lanes_sel(lanes_nan(x), x, p);
 }
 

@@ -46,6 +46,7 @@ struct attn_args {
     float *m, *l; /* [n_q] out */
     float *o; /* row i at o + i * o_stride, out */
     size_t o_stride;
+    const void *k_next; /* what the next call will read as k, asked for meanwhile; or NULL */
 };
 
 /* n_tok steps of the gated delta rule on one tile of a head's state: 16 value columns.

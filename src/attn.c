@@ -109,9 +109,9 @@ static void load_queries(struct ctx *c, const struct layer *l, const struct attn
     }
 }
 
-/* Block b against the loaded queries: m, l [n * group], o rows o_stride apart. */
+/* Block b against the loaded queries: m, l [n * group], o rows o_stride apart.  more: b + 1 follows. */
 static void one_block(struct ctx *c, const struct layer *l, const struct attn_shape *a, const struct attn_task *k,
-                      int b, float *m, float *sum, float *o, size_t o_stride)
+                      int b, bool more, float *m, float *sum, float *o, size_t o_stride)
 {
     for (int i = 0; i < k->n; i++) {
         int vis = k->span->pos + k->t0 + i + 1 - b * ATTN_BLOCK;
@@ -129,6 +129,7 @@ static void one_block(struct ctx *c, const struct layer *l, const struct attn_sh
         .v_kind = c->e->v_kind,
         .k = state_keys(k->span->seq, l->mixer_index, k->h, b),
         .v = state_values(k->span->seq, l->mixer_index, k->h, b),
+        .k_next = more ? state_keys(k->span->seq, l->mixer_index, k->h, b + 1) : NULL,
         .n_vis = c->mine->attn_vis,
         .m = m,
         .l = sum,
@@ -163,7 +164,7 @@ static void run_task(struct ctx *c, const struct layer *l, const struct attn_sha
     }
     int last = (k->span->pos + k->t0 + k->n - 1) / ATTN_BLOCK;
     for (int b = 0; b <= last; b++) {
-        one_block(c, l, a, k, b, m, sum, o, dim);
+        one_block(c, l, a, k, b, b < last, m, sum, o, dim);
         for (int i = 0; i < rows; i++)
             if (c->mine->attn_vis[i] > 0)
                 c->e->ops.attn_merge(&M[i], &L[i], O + (size_t)i * dim, m[i], sum[i], o + (size_t)i * dim, a->dim);
@@ -231,7 +232,7 @@ static void split_blocks(struct ctx *c, const struct layer *l, const struct attn
             load_queries(c, l, a, &task);
         loaded = i * a->n_kv + h;
         float *o = partial_at(base, a, sp, h, b), *m = o + (size_t)rows * (size_t)a->dim;
-        one_block(c, l, a, &task, b, m, m + rows, o, (size_t)a->dim);
+        one_block(c, l, a, &task, b, b + 1 < blocks_of(sp), m, m + rows, o, (size_t)a->dim);
     }
 }
 

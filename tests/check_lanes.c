@@ -321,7 +321,8 @@ static void attn_contract(void **state)
                               b.m,
                               b.l,
                               b.o[0],
-                              DIM};
+                              DIM,
+                              NULL};
         ops[i / 2].attn_block(&a);
         for (int r = 0; r < N_Q; r++) {
             float m, l, o[DIM];
