@@ -9,24 +9,34 @@
 #include <math.h>
 #include <string.h>
 
+enum { LEAST_DOWN = 64 /* rows of a down task for many rows of activations */ };
+
 /* Chooses the n_expert_used largest probabilities of a row, ties to the lower id, ids ascending, weights summing to 1. */
 static void choose_experts(struct ctx *c, float *p, int32_t *top, float *top_p)
 {
     int n = c->e->model.hp.n_expert, k = c->e->model.hp.n_expert_used;
     c->e->ops.softmax(p, n);
-    for (int i = 0; i < k; i++) {
-        int best = 0;
-        for (int e = 1; e < n; e++)
-            if (p[e] > p[best])
-                best = e;
-        int at = i; /* keep ids ascending */
-        for (; at > 0 && top[at - 1] > best; at--) {
+    for (int e = 0; e < n; e++) { /* the largest so far, descending */
+        if (e >= k && !(p[e] > top_p[k - 1]))
+            continue;
+        int at = e < k ? e : k - 1;
+        for (; at > 0 && p[e] > top_p[at - 1]; at--) {
             top[at] = top[at - 1];
             top_p[at] = top_p[at - 1];
         }
-        top[at] = best;
-        top_p[at] = p[best];
-        p[best] = -1.0f; /* taken */
+        top[at] = e;
+        top_p[at] = p[e];
+    }
+    for (int i = 1; i < k; i++) { /* by id */
+        int32_t id = top[i];
+        float value = top_p[i];
+        int at = i;
+        for (; at > 0 && top[at - 1] > id; at--) {
+            top[at] = top[at - 1];
+            top_p[at] = top_p[at - 1];
+        }
+        top[at] = id;
+        top_p[at] = value;
     }
     float sum = 0.0f;
     for (int i = 0; i < k; i++)
@@ -70,7 +80,7 @@ static struct routing *route(struct ctx *c)
         pool_share(c->w, s->n_rows, &first, &last);
     for (int64_t t = first; t < last; t++) {
         float *p = s->router + t * n;
-        if (own)
+        if (own) /* others read it, too */
             p = memcpy(c->mine->router, p, (size_t)n * sizeof *p);
         choose_experts(c, p, r->top + t * k, r->top_p + t * k);
     }
@@ -88,29 +98,26 @@ struct gated_up {
     const struct mat *gate, *up;
     const struct acts *in;
     const int32_t *row; /* input row of column i, or NULL: i */
-    int n; /* columns */
+    int first, end; /* columns */
     float *hidden; /* column i at hidden + i * gate->rows */
     struct act_group *hidden_act;
 };
 
-static struct cols some_cols(const struct acts *a, const struct mat *m, const int32_t *row, int first, int n)
+/* Columns first .. first + n - 1 of rows of activations, as matrix m wants them. */
+static struct cols acts_part(const struct acts *a, const struct mat *m, const int32_t *row, int first, int n)
 {
     struct cols x = acts_cols(a, m);
-    if (row)
-        x.index = row + first;
-    else
-        x.base = (const uint8_t *)x.base + (size_t)first * x.stride;
-    x.n = n;
-    return x;
+    x.index = row;
+    return some_cols(&x, first, n);
 }
 
 static void gate_and_up(struct ctx *c, const struct gated_up *g, int64_t r0, int64_t r1)
 {
     int64_t width = g->gate->rows, n_rows = r1 - r0;
     const struct simd_ops *ops = &c->e->ops;
-    for (int i = 0; i < g->n; i += FFN_COLS) {
-        int n = g->n - i < FFN_COLS ? g->n - i : FFN_COLS;
-        struct cols x = some_cols(g->in, g->gate, g->row, i, n), x_up = some_cols(g->in, g->up, g->row, i, n);
+    for (int i = g->first; i < g->end; i += PART_COLS) {
+        int n = g->end - i < PART_COLS ? g->end - i : PART_COLS;
+        struct cols x = acts_part(g->in, g->gate, g->row, i, n), x_up = acts_part(g->in, g->up, g->row, i, n);
         ops->mul[g->gate->type->id](g->gate, r0, r1, &x, c->mine->a, (size_t)n_rows);
         ops->mul[g->up->type->id](g->up, r0, r1, &x_up, c->mine->b, (size_t)n_rows);
         for (int j = 0; j < n; j++) {
@@ -142,7 +149,7 @@ static struct runs runs_start(struct ctx *c, int n_matrices, int64_t rows, int f
 
 static bool runs_next(struct runs *r)
 {
-    const int most = FFN_TILE * FFN_COLS / FEW_ROWS / r->unit;
+    const int most = TASK_ROWS * PART_COLS / FEW_ROWS / r->unit;
     int t = tasks_next(&r->tasks);
     if (t < 0)
         return false;
@@ -164,21 +171,21 @@ static struct mat expert(const struct mat_experts *x, int e)
 
 static void shared_up(struct ctx *c, const struct ffn_weights *f, const struct acts *in)
 {
-    struct gated_up g = {.gate = &f->gate,
-                         .up = &f->up,
-                         .in = in,
-                         .n = c->s->n_rows,
-                         .hidden = c->s->shared,
-                         .hidden_act = c->s->shared_act};
-    struct runs run = runs_start(c, 1, f->gate.rows, QUANT_GROUP, FFN_TILE);
-    while (runs_next(&run))
+    int n = c->s->n_rows, each = few_rows(c) ? n : TASK_COLS;
+    struct gated_up g = {
+        .gate = &f->gate, .up = &f->up, .in = in, .hidden = c->s->shared, .hidden_act = c->s->shared_act};
+    struct runs run = runs_start(c, (n + each - 1) / each, f->gate.rows, QUANT_GROUP, TASK_ROWS);
+    while (runs_next(&run)) {
+        g.first = run.matrix * each;
+        g.end = n - g.first < each ? n : g.first + each;
         gate_and_up(c, &g, run.r0, run.r1);
+    }
 }
 
 static void experts_up(struct ctx *c, const struct ffn_weights *f, const struct acts *in, const struct routing *r)
 {
     int64_t width = f->gate_exps.m.rows;
-    struct runs run = runs_start(c, r->n_active, width, QUANT_GROUP, FFN_TILE);
+    struct runs run = runs_start(c, r->n_active, width, QUANT_GROUP, TASK_ROWS);
     while (runs_next(&run)) {
         int e = r->active[run.matrix], first = r->start[e];
         struct mat gate = expert(&f->gate_exps, e), up = expert(&f->up_exps, e);
@@ -186,7 +193,7 @@ static void experts_up(struct ctx *c, const struct ffn_weights *f, const struct 
                              .up = &up,
                              .in = in,
                              .row = r->row + first,
-                             .n = r->start[e + 1] - first,
+                             .end = r->start[e + 1] - first,
                              .hidden = c->s->hidden + first * width,
                              .hidden_act = c->s->hidden_act + first * acts_stride(width)};
         gate_and_up(c, &g, run.r0, run.r1);
@@ -197,9 +204,9 @@ static void experts_up(struct ctx *c, const struct ffn_weights *f, const struct 
 static void down_rows(struct ctx *c, const struct mat *down, const struct acts *hidden, const int32_t *row,
                       const float *p, int64_t r0, int64_t r1)
 {
-    for (int i = 0; i < hidden->n; i += FFN_COLS) {
-        int n = hidden->n - i < FFN_COLS ? hidden->n - i : FFN_COLS;
-        struct cols x = some_cols(hidden, down, NULL, i, n);
+    for (int i = 0; i < hidden->n; i += PART_COLS) {
+        int n = hidden->n - i < PART_COLS ? hidden->n - i : PART_COLS;
+        struct cols x = acts_part(hidden, down, NULL, i, n);
         c->e->ops.mul[down->type->id](down, r0, r1, &x, c->mine->a, (size_t)(r1 - r0));
         for (int j = 0; j < n; j++)
             c->e->ops.axpy(c->s->x + (row ? row[i + j] : i + j) * x_stride(c->e) + r0, p ? p[i + j] : 1.0f,
@@ -212,7 +219,7 @@ static void down_run(struct ctx *c, const struct ffn_weights *f, const struct ro
 {
     struct step *s = c->s;
     int64_t width = f->down_exps.m.cols;
-    for (int i = 0; r && i < r->n_active; i++) {
+    for (int i = 0; i < r->n_active; i++) {
         int e = r->active[i], first = r->start[e];
         struct mat down = expert(&f->down_exps, e);
         struct acts hidden = {.f = s->hidden + first * width,
@@ -229,9 +236,20 @@ static void down_run(struct ctx *c, const struct ffn_weights *f, const struct ro
 
 static void down(struct ctx *c, const struct ffn_weights *f, const struct routing *r)
 {
-    struct runs run = runs_start(c, 1, c->e->model.hp.n_embd, TILE_ROWS, FFN_DOWN);
+    int64_t rows = c->e->model.hp.n_embd, many = rows / (2 * c->w->n) / TILE_ROWS * TILE_ROWS; /* two for everyone */
+    many = many < LEAST_DOWN ? LEAST_DOWN : many < TASK_ROWS ? many : TASK_ROWS;
+    struct runs run = runs_start(c, 1, rows, TILE_ROWS, (int)many);
     while (runs_next(&run))
         down_run(c, f, r, run.r0, run.r1);
+}
+
+/* Without experts the order of sums is no matter. */
+static void dense_down(struct ctx *c, const struct ffn_weights *f)
+{
+    struct step *s = c->s;
+    struct acts hidden = {.f = s->shared, .q = s->shared_act, .n = s->n_rows, .cols = f->down.cols};
+    struct product p = {.m = &f->down, .y = s->x, .ldy = (size_t)x_stride(c->e), .add = true};
+    step_products(c, &p, 1, &hidden);
 }
 
 void ffn_layer(struct ctx *c, const struct layer *l)
@@ -261,6 +279,9 @@ void ffn_layer(struct ctx *c, const struct layer *l)
             c->e->ops.sigmoid(s->shared_p, s->shared_gate, s->n_rows);
         meet(c);
     }
-    down(c, f, r);
+    if (r)
+        down(c, f, r);
+    else
+        dense_down(c, f);
     meet(c);
 }

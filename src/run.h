@@ -4,7 +4,7 @@
  * A step is a flat batch of rows, cut into spans (consecutive tokens of one sequence).  The residual stream x crosses from part to
  * part; projections, norms and feed-forward see rows only, the mixers' cores walk spans.  All workers run step_run() together and
  * meet at barriers inside the parts.  Work is split over rows, heads, tiles of output rows and columns of states, never over a
- * summed dimension, and what a task is never depends on the number of workers; so neither does any bit. */
+ * summed dimension, so no bit depends on who computes what; nor does it on how many rows a product is given at once. */
 #ifndef QUERN_RUN_H
 #define QUERN_RUN_H
 
@@ -17,9 +17,9 @@
 enum {
     DELTA_CHUNK = 64, /* tokens a worker takes through convolution and delta rule at a time */
     FEW_ROWS = 4, /* up to here workers repeat norm and quantization instead of waiting for each other */
-    FFN_TILE = 256, /* most rows of a feed-forward task's scratch and of a gate and up task; a multiple of 32 and 16 */
-    FFN_DOWN = 128, /* output rows of a down task */
-    FFN_COLS = 32, /* columns a feed-forward task takes at a time */
+    TASK_ROWS = 512, /* most output rows of a product's task; a multiple of 32 and 16 */
+    TASK_COLS = 64, /* and its columns, where they are not an expert's */
+    PART_COLS = 32, /* columns that a worker takes at a time where their sums go through its scratch */
     ATTN_TOKENS = 16 /* tokens of a span that an attention task takes */
 };
 
@@ -66,7 +66,7 @@ struct worker_scratch {
     struct phase_clock *clock;
     float *norm; /* [FEW_ROWS][widest] private copies of normed rows */
     struct act_group *act; /* [FEW_ROWS][widest / 32] */
-    float *a, *b; /* [FFN_COLS][FFN_TILE] outputs of one task */
+    float *a, *b; /* [PART_COLS][TASK_ROWS] sums on their way */
     float *q, *k, *v, *gate; /* delta: [DELTA_CHUNK][dim] each, gates [8][DELTA_CHUNK] */
     float *router; /* [n_expert] */
     struct routing routing; /* of up to FEW_ROWS rows */
@@ -224,6 +224,18 @@ struct product {
     size_t ldy;
     bool add; /* y += instead of y = */
 };
+/* Columns first .. first + n - 1. */
+static inline struct cols some_cols(const struct cols *x, int first, int n)
+{
+    struct cols some = *x;
+    if (x->index)
+        some.index += first;
+    else
+        some.base = (const uint8_t *)x->base + (size_t)first * x->stride;
+    some.n = n;
+    return some;
+}
+static inline int64_t ceil_div(int64_t a, int64_t b) { return a <= 0 ? 0 : (a + b - 1) / b; }
 /* All tiles of all products, split over the workers.  No barrier at its end. */
 void step_products(struct ctx *c, const struct product *p, int n, const struct acts *a);
 

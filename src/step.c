@@ -6,7 +6,7 @@
 #include <limits.h>
 #include <string.h>
 
-enum { PRODUCT_ROWS = 256, TASK_STRIDE = CACHE_LINE / sizeof(atomic_int), TASKS_PER_LAYER = 10, TASKS_BESIDE = 4 };
+enum { TASK_STRIDE = CACHE_LINE / sizeof(atomic_int), TASKS_PER_LAYER = 10, TASKS_BESIDE = 4 };
 
 /* ---- scratch: one arena, walked twice, first to size it, then to hand it out */
 
@@ -51,8 +51,8 @@ static void take_worker(struct qn_engine *e, struct worker_scratch *s)
     s->clock = take(e, 1, sizeof *s->clock);
     s->norm = take(e, FEW_ROWS * wide, sizeof(float));
     s->act = take(e, FEW_ROWS * (wide / QUANT_GROUP + 1), sizeof(struct act_group));
-    s->a = take(e, FFN_COLS * FFN_TILE, sizeof(float));
-    s->b = take(e, FFN_COLS * FFN_TILE, sizeof(float));
+    s->a = take(e, PART_COLS * TASK_ROWS, sizeof(float));
+    s->b = take(e, PART_COLS * TASK_ROWS, sizeof(float));
     s->q = take(e, DELTA_CHUNK * dim, sizeof(float));
     s->k = take(e, DELTA_CHUNK * dim, sizeof(float));
     s->v = take(e, DELTA_CHUNK * dim, sizeof(float));
@@ -207,30 +207,30 @@ struct acts step_mixed(struct ctx *c, int64_t cols)
 
 /* ---- products */
 
-static void add_rows(struct ctx *c, const struct product *p, int64_t r0, int64_t r1, const struct cols *all)
+static void add_rows(struct ctx *c, const struct product *p, int64_t r0, int64_t r1, const struct cols *all, int first)
 {
-    for (int64_t r = r0; r < r1; r += FFN_TILE) {
-        int64_t end = r + FFN_TILE < r1 ? r + FFN_TILE : r1;
-        for (int t = 0; t < all->n; t += FFN_COLS) {
-            struct cols some = *all;
-            some.base = (const uint8_t *)all->base + (size_t)t * all->stride;
-            some.n = all->n - t < FFN_COLS ? all->n - t : FFN_COLS;
-            c->e->ops.mul[p->m->type->id](p->m, r, end, &some, c->mine->a, FFN_TILE);
+    for (int64_t r = r0; r < r1; r += TASK_ROWS) {
+        int64_t end = r + TASK_ROWS < r1 ? r + TASK_ROWS : r1;
+        for (int t = 0; t < all->n; t += PART_COLS) {
+            struct cols some = some_cols(all, t, all->n - t < PART_COLS ? all->n - t : PART_COLS);
+            c->e->ops.mul[p->m->type->id](p->m, r, end, &some, c->mine->a, TASK_ROWS);
             for (int i = 0; i < some.n; i++)
-                c->e->ops.add(p->y + (size_t)(t + i) * p->ldy + r, c->mine->a + i * FFN_TILE, (int)(end - r));
+                c->e->ops.add(p->y + (size_t)(first + t + i) * p->ldy + r, c->mine->a + i * TASK_ROWS, (int)(end - r));
         }
     }
 }
 
-static void product_rows(struct ctx *c, const struct product *p, int64_t r0, int64_t r1, const struct acts *a)
+/* Rows [r0, r1) of a product for n columns. */
+static void product_part(struct ctx *c, const struct product *p, int64_t r0, int64_t r1, const struct acts *a,
+                         int first, int n)
 {
-    struct cols x = acts_cols(a, p->m);
+    struct cols all = acts_cols(a, p->m), x = some_cols(&all, first, n);
     if (r1 > p->m->rows)
         r1 = p->m->rows;
     if (p->add)
-        add_rows(c, p, r0, r1, &x);
+        add_rows(c, p, r0, r1, &x, first);
     else
-        c->e->ops.mul[p->m->type->id](p->m, r0, r1, &x, p->y + r0, p->ldy);
+        c->e->ops.mul[p->m->type->id](p->m, r0, r1, &x, p->y + (size_t)first * p->ldy + r0, p->ldy);
 }
 
 static int64_t tiles_of(const struct mat *m) { return (m->rows + TILE_ROWS - 1) / TILE_ROWS; }
@@ -239,8 +239,6 @@ static int64_t tile_bytes(const struct mat *m)
 {
     return (int64_t)m->stride * (m->type->layout == LAYOUT_ROWS ? TILE_ROWS : 1);
 }
-
-static int64_t ceil_div(int64_t a, int64_t b) { return a <= 0 ? 0 : (a + b - 1) / b; }
 
 /* Few rows: every worker streams an equal share of the bytes, one contiguous piece. */
 static void share_products(struct ctx *c, const struct product *p, int n, const struct acts *a)
@@ -255,7 +253,7 @@ static void share_products(struct ctx *c, const struct product *p, int n, const 
         int64_t first = ceil_div(from - at, bytes), last = ceil_div(to - at, bytes);
         last = last < tiles ? last : tiles;
         if (first < last)
-            product_rows(c, &p[i], first * TILE_ROWS, last * TILE_ROWS, a);
+            product_part(c, &p[i], first * TILE_ROWS, last * TILE_ROWS, a, 0, a->n);
         at += tiles * bytes;
     }
 }
@@ -267,15 +265,17 @@ void step_products(struct ctx *c, const struct product *p, int n, const struct a
         share_products(c, p, n, a);
         return;
     }
-    int total = 0;
+    int total = 0, wide = (int)ceil_div(a->n, TASK_COLS);
     for (int i = 0; i < n; i++)
-        total += (int)ceil_div(p[i].m->rows, PRODUCT_ROWS);
+        total += (int)ceil_div(p[i].m->rows, TASK_ROWS) * wide;
     struct tasks t = {.counter = &c->s->task[(size_t)index * TASK_STRIDE], .last = total};
     for (int task; (task = tasks_next(&t)) >= 0;) {
         int i = 0, at = task;
-        for (int pieces; at >= (pieces = (int)ceil_div(p[i].m->rows, PRODUCT_ROWS)); i++)
+        for (int pieces; at >= (pieces = (int)ceil_div(p[i].m->rows, TASK_ROWS) * wide); i++)
             at -= pieces;
-        product_rows(c, &p[i], (int64_t)at * PRODUCT_ROWS, (int64_t)(at + 1) * PRODUCT_ROWS, a);
+        int64_t r = (int64_t)(at / wide) * TASK_ROWS;
+        int first = at % wide * TASK_COLS;
+        product_part(c, &p[i], r, r + TASK_ROWS, a, first, a->n - first < TASK_COLS ? a->n - first : TASK_COLS);
     }
 }
 
