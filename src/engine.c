@@ -80,7 +80,7 @@ static struct memory memory_of(struct qn_engine *e, const struct loading *l, int
     e->n_ctx = n_ctx;
     state_sizes(e);
     double kv = (double)e->kv_head_bytes * e->model.hp.n_head_kv * e->model.n_attn;
-    struct memory m = {.weights = l->elsewhere ? 0 : (double)e->model.packed_used,
+    struct memory m = {.weights = l->elsewhere ? 0 : (double)e->model.packed_used * e->model.n_slices,
                        .step = (double)step_bytes(e),
                        .seqs = (kv + (double)e->state_bytes + (double)e->conv_bytes) * e->n_seq};
     m.total = m.weights + m.step + m.seqs;
@@ -112,7 +112,12 @@ static int check_memory(struct qn_engine *e, const struct loading *l, struct qn_
 static int open_tensors(struct qn_engine *e, const struct qn_options *o, struct qn_error *err)
 {
     struct rope_override rope = {.freq_base = o->rope_freq_base, .factor = o->rope_scale, .scaling = o->rope_scaling};
-    if (model_open(&e->model, e->gguf, &rope, err))
+    int n_workers = e->n_threads > e->n_threads_batch ? e->n_threads : e->n_threads_batch;
+    if (pool_open(&e->pool, n_workers, !o->no_numa, &e->log, err))
+        return err->code;
+    /* a pack cache is one file for every machine */
+    int n_slices = o->pack_cache || o->pack_cache_dir ? 1 : pool_n_nodes(e->pool);
+    if (model_open(&e->model, e->gguf, &rope, n_slices, err))
         return err->code;
     if (e->n_ctx == 0)
         e->n_ctx = e->model.hp.n_ctx_train < 4096 ? e->model.hp.n_ctx_train : 4096;
@@ -120,9 +125,6 @@ static int open_tensors(struct qn_engine *e, const struct qn_options *o, struct 
         return fail(err, QN_E_FORMAT, "%s: tokenizer.ggml.tokens has %d entries, token_embd.weight only %d rows",
                     e->gguf->path, text_n_vocab(e->text), e->model.hp.n_vocab);
     describe(e);
-    int n_workers = e->n_threads > e->n_threads_batch ? e->n_threads : e->n_threads_batch;
-    if (pool_open(&e->pool, n_workers, !o->no_numa, &e->log, err))
-        return err->code;
     struct loading l;
     int code = load_begin(&l, e, o, err);
     if (!code)

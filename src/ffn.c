@@ -134,37 +134,44 @@ static void gate_and_up(struct ctx *c, const struct gated_up *g, int64_t r0, int
 struct runs {
     struct tasks tasks; /* of `unit` rows */
     int64_t rows;
-    int unit, per_matrix;
-    int matrix; /* the run: rows [r0, r1) of this matrix */
+    int unit, per_matrix; /* tasks of a matrix's slice */
+    int n_slices, per_slice;
+    int matrix, slice; /* the run: rows [r0, r1) of this matrix, in this slice */
     int64_t r0, r1;
 };
 
 static struct runs runs_start(struct ctx *c, int n_matrices, int64_t rows, int few, int many)
 {
-    struct runs r = {.rows = rows, .unit = few_rows(c) ? few : many};
-    r.per_matrix = (int)((rows + r.unit - 1) / r.unit);
-    r.tasks = tasks_start(c, n_matrices * r.per_matrix);
+    struct runs r = {.rows = rows, .unit = few_rows(c) ? few : many, .n_slices = c->e->model.n_slices};
+    r.per_matrix = (int)((slice_most(rows, r.n_slices) + r.unit - 1) / r.unit);
+    r.per_slice = n_matrices * r.per_matrix;
+    r.tasks = tasks_start_slices(c, r.per_slice);
     return r;
 }
 
 static bool runs_next(struct runs *r)
 {
     const int most = TASK_ROWS * PART_COLS / FEW_ROWS / r->unit;
-    int t = tasks_next(&r->tasks);
-    if (t < 0)
-        return false;
-    int at = t % r->per_matrix, end = at + 1;
-    for (; !r->tasks.counter && end < r->per_matrix && end - at < most && r->tasks.next < r->tasks.last; end++)
-        r->tasks.next++;
-    r->matrix = t / r->per_matrix;
-    r->r0 = (int64_t)at * r->unit;
-    r->r1 = (int64_t)end * r->unit < r->rows ? (int64_t)end * r->unit : r->rows;
+    do {
+        int t = tasks_next(&r->tasks);
+        if (t < 0)
+            return false;
+        int at = t % r->per_matrix, end = at + 1;
+        for (; !r->tasks.counter && end < r->per_matrix && end - at < most && r->tasks.next < r->tasks.last; end++)
+            r->tasks.next++;
+        r->slice = t / r->per_slice;
+        r->matrix = t % r->per_slice / r->per_matrix;
+        int64_t first = slice_row(r->rows, r->n_slices, r->slice), past = slice_row(r->rows, r->n_slices, r->slice + 1);
+        r->r0 = first + (int64_t)at * r->unit;
+        r->r1 = first + (int64_t)end * r->unit < past ? first + (int64_t)end * r->unit : past;
+    } while (r->r0 >= r->r1); /* a slice may be a unit shorter than the longest */
     return true;
 }
 
-static struct mat expert(const struct mat_experts *x, int e)
+/* Slice k of expert e. */
+static struct mat expert(const struct ctx *c, const struct mat_experts *x, int e, int k)
 {
-    struct mat m = x->m;
+    struct mat m = model_slice(&c->e->model, &x->m, k);
     m.data += (size_t)e * x->stride;
     return m;
 }
@@ -172,10 +179,12 @@ static struct mat expert(const struct mat_experts *x, int e)
 static void shared_up(struct ctx *c, const struct ffn_weights *f, const struct acts *in)
 {
     int n = c->s->n_rows, each = few_rows(c) ? n : TASK_COLS;
-    struct gated_up g = {
-        .gate = &f->gate, .up = &f->up, .in = in, .hidden = c->s->shared, .hidden_act = c->s->shared_act};
+    struct mat gate, up;
+    struct gated_up g = {.gate = &gate, .up = &up, .in = in, .hidden = c->s->shared, .hidden_act = c->s->shared_act};
     struct runs run = runs_start(c, (n + each - 1) / each, f->gate.rows, QUANT_GROUP, TASK_ROWS);
     while (runs_next(&run)) {
+        gate = model_slice(&c->e->model, &f->gate, run.slice);
+        up = model_slice(&c->e->model, &f->up, run.slice);
         g.first = run.matrix * each;
         g.end = n - g.first < each ? n : g.first + each;
         gate_and_up(c, &g, run.r0, run.r1);
@@ -188,7 +197,7 @@ static void experts_up(struct ctx *c, const struct ffn_weights *f, const struct 
     struct runs run = runs_start(c, r->n_active, width, QUANT_GROUP, TASK_ROWS);
     while (runs_next(&run)) {
         int e = r->active[run.matrix], first = r->start[e];
-        struct mat gate = expert(&f->gate_exps, e), up = expert(&f->up_exps, e);
+        struct mat gate = expert(c, &f->gate_exps, e, run.slice), up = expert(c, &f->up_exps, e, run.slice);
         struct gated_up g = {.gate = &gate,
                              .up = &up,
                              .in = in,
@@ -215,22 +224,23 @@ static void down_rows(struct ctx *c, const struct mat *down, const struct acts *
 }
 
 /* Some output rows: all active experts, then the shared one. */
-static void down_run(struct ctx *c, const struct ffn_weights *f, const struct routing *r, int64_t r0, int64_t r1)
+static void down_run(struct ctx *c, const struct ffn_weights *f, const struct routing *r, const struct runs *run)
 {
     struct step *s = c->s;
     int64_t width = f->down_exps.m.cols;
     for (int i = 0; i < r->n_active; i++) {
         int e = r->active[i], first = r->start[e];
-        struct mat down = expert(&f->down_exps, e);
+        struct mat down = expert(c, &f->down_exps, e, run->slice);
         struct acts hidden = {.f = s->hidden + first * width,
                               .q = s->hidden_act + first * acts_stride(width),
                               .n = r->start[e + 1] - first,
                               .cols = width};
-        down_rows(c, &down, &hidden, r->row + first, r->p + first, r0, r1);
+        down_rows(c, &down, &hidden, r->row + first, r->p + first, run->r0, run->r1);
     }
     if (f->down.rows) {
         struct acts hidden = {.f = s->shared, .q = s->shared_act, .n = s->n_rows, .cols = f->down.cols};
-        down_rows(c, &f->down, &hidden, NULL, f->shared_gate.rows ? s->shared_p : NULL, r0, r1);
+        const struct mat down = model_slice(&c->e->model, &f->down, run->slice);
+        down_rows(c, &down, &hidden, NULL, f->shared_gate.rows ? s->shared_p : NULL, run->r0, run->r1);
     }
 }
 
@@ -240,7 +250,7 @@ static void down(struct ctx *c, const struct ffn_weights *f, const struct routin
     many = many < LEAST_DOWN ? LEAST_DOWN : many < TASK_ROWS ? many : TASK_ROWS;
     struct runs run = runs_start(c, 1, rows, TILE_ROWS, (int)many);
     while (runs_next(&run))
-        down_run(c, f, r, run.r0, run.r1);
+        down_run(c, f, r, &run);
 }
 
 /* Without experts the order of sums is no matter. */

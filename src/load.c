@@ -51,12 +51,14 @@ static void pack_worker(struct worker *w, void *arg)
     for (size_t i = 0; i < model_n_jobs(p->m); i++) {
         const struct pack_job *j = model_job(p->m, i);
         int64_t tiles = model_job_tiles(j), tile_bytes = (int64_t)j->row_bytes * TILE_ROWS, first, last;
-        int64_t piece = PACK_BYTES / tile_bytes + 1;
+        int64_t most = PACK_BYTES / tile_bytes + 1;
         pool_share(w, tiles, &first, &last); /* the same shares as when multiplying: memory lands near its reader */
-        for (int64_t t = first; t < last; t += piece) {
+        for (int64_t t = first, end; t < last; t = end) {
             if (atomic_load_explicit(&p->cancelled, memory_order_relaxed))
                 return;
-            int64_t end = t + piece < last ? t + piece : last;
+            int64_t run = model_job_run(j, t);
+            end = t + (run < most ? run : most);
+            end = end < last ? end : last;
             pack_piece(j, t, end);
             done += (end - t) * tile_bytes;
             if (w->id == 0 && report(p->o, "loading", (double)done * w->n / (double)p->total))
@@ -65,12 +67,21 @@ static void pack_worker(struct worker *w, void *arg)
     }
 }
 
+/* Every region of slices is taken from the node of the workers that read it. */
+static void place_slices(const struct qn_engine *e)
+{
+    const struct model *m = &e->model;
+    for (int i = 0; m->n_slices > 1 && i < m->n_slices; i++)
+        topology_place(m->packed + (size_t)i * m->slice_bytes, m->slice_bytes, pool_node(e->pool, i));
+}
+
 static int pack_all(struct loading *l, struct qn_error *err)
 {
     struct packing p = {.m = &l->e->model, .o = l->o};
     for (size_t i = 0; i < model_n_jobs(p.m); i++)
         p.total += model_job_tiles(model_job(p.m, i)) * (int64_t)model_job(p.m, i)->row_bytes * TILE_ROWS;
     atomic_init(&p.cancelled, false);
+    place_slices(l->e);
     pool_run(l->e->pool, n_workers(l->e), pack_worker, &p);
     return atomic_load_explicit(&p.cancelled, memory_order_relaxed) ? cancelled(l, err) : 0;
 }
@@ -165,7 +176,10 @@ int load_begin(struct loading *l, struct qn_engine *e, const struct qn_options *
     if (!o->hugepages)
         return begin_cache(l, err);
     l->elsewhere = true;
-    return mem_use_huge(m->packed, m->packed_used, err);
+    for (int i = 0; i < m->n_slices; i++)
+        if (mem_use_huge(m->packed + (size_t)i * m->slice_bytes, m->packed_used, err))
+            return err->code;
+    return 0;
 }
 
 /* ---- loading */

@@ -30,6 +30,9 @@ struct binder {
 /* A rectangle of source rows, see struct pack_job. */
 struct rows_from {
     int64_t first, run, jump; /* run 0: all rows in order */
+    /* They become rows [at, at + n) of a matrix of `whole` rows; whole 0: that is all.  Behind at 0, its data comes from
+     * the caller. */
+    int64_t at, whole;
 };
 
 static const char *name_of(struct binder *b, const char *suffix)
@@ -153,12 +156,12 @@ static const uint8_t *gather_rows(struct binder *b, const uint8_t *src, size_t r
     return copy;
 }
 
-/* Takes bytes of the packed region, a whole number of cache lines. */
+/* Takes bytes of every packed region, a whole number of cache lines. */
 static uint8_t *packed_room(struct model *m, size_t bytes)
 {
     uint8_t *p = m->packed + m->packed_used;
     m->packed_used += (bytes + ALIGN - 1) & ~(size_t)(ALIGN - 1);
-    assert(m->packed_used <= m->packed_bytes);
+    assert(m->packed_used <= m->slice_bytes);
     return p;
 }
 
@@ -180,7 +183,7 @@ static int place(struct binder *b, const struct gguf_tensor *t, int64_t rows, in
         return 0;
     }
     if (in_order)
-        from = (struct rows_from){.first = from.first, .run = rows, .jump = rows};
+        from.run = from.jump = rows;
     if (from.run % TILE_ROWS && from.run != rows) {
         src = gather_rows(b, src, row_bytes, rows, from);
         if (!src)
@@ -188,12 +191,13 @@ static int place(struct binder *b, const struct gguf_tensor *t, int64_t rows, in
         from.run = from.jump = rows;
         mapped = false;
     }
-    int64_t tiles = (rows + TILE_ROWS - 1) / TILE_ROWS;
     bool is_rows = type->layout == LAYOUT_ROWS;
+    int n_slices = is_rows ? 1 : b->m->n_slices;
+    int64_t whole = from.whole ? from.whole : rows, per_stride = is_rows ? 1 : TILE_ROWS;
     m.stride = is_rows ? row_bytes : pack_tile_bytes(type, m.cols);
-    size_t mat_bytes = (is_rows ? (size_t)rows : (size_t)tiles) * m.stride;
-    m.data = packed_room(b->m, mat_bytes * (size_t)n_mat);
-    b->m->bytes_weights += mat_bytes * (size_t)n_mat;
+    size_t mat_bytes = (size_t)((slice_most(whole, n_slices) + per_stride - 1) / per_stride) * m.stride;
+    m.data = from.at ? out->m.data : packed_room(b->m, mat_bytes * (size_t)n_mat);
+    b->m->bytes_weights += (size_t)((rows + per_stride - 1) / per_stride * n_mat) * m.stride;
     *out = (struct mat_experts){.m = m, .stride = mat_bytes};
     struct pack_job job = {.type = type,
                            .src = src,
@@ -203,6 +207,11 @@ static int place(struct binder *b, const struct gguf_tensor *t, int64_t rows, in
                            .n_mat = n_mat,
                            .rows = rows,
                            .dst_stride = m.stride,
+                           .mat_stride = mat_bytes,
+                           .n_slices = n_slices,
+                           .slice_bytes = b->m->slice_bytes,
+                           .at = from.at,
+                           .whole = whole,
                            .src_stride = src_rows,
                            .run = from.run,
                            .jump = from.jump,
@@ -320,18 +329,23 @@ static int bind_delta_in(struct binder *b, struct delta_weights *d)
                    ? b->err->code
                    : 0;
     int64_t jump = 2 * dim + 2 * ratio * dim;
-    struct mat_experts part[4];
+    struct mat_experts qkv = {0}, z;
     int64_t rows[4] = {key, key, value, value}, first[4] = {0, dim, 2 * dim, 2 * dim + ratio * dim};
+    int64_t at[4] = {0, key, 2 * key, 0}, whole = 2 * key + value;
     if (check_shape(b, t, h, 2 * key + 2 * value, 1))
         return b->err->code;
-    for (int i = 0; i < 4; i++) { /* q, k and v land one after another: whole tiles, since dim is a multiple of 16 */
-        struct rows_from from = {.first = first[i], .run = i < 2 ? dim : ratio * dim, .jump = jump};
-        if (place(b, t, rows[i], 1, 0, from, &part[i]))
+    for (int i = 0; i < 4; i++) { /* q, k and v become one matrix: whole tiles, since dim is a multiple of 16 */
+        struct rows_from from = {.first = first[i],
+                                 .run = i < 2 ? dim : ratio * dim,
+                                 .jump = jump,
+                                 .at = at[i],
+                                 .whole = i < 3 ? whole : value};
+        if (place(b, t, rows[i], 1, 0, from, i < 3 ? &qkv : &z))
             return b->err->code;
     }
-    d->qkv = part[0].m;
-    d->qkv.rows = 2 * key + value;
-    d->z = part[3].m;
+    d->qkv = qkv.m;
+    d->qkv.rows = whole;
+    d->z = z.m;
     return 0;
 }
 
@@ -418,26 +432,31 @@ static int choose_mixers(struct model *m, struct qn_error *err)
 /* Address space for everything that will be packed or converted: bounds from the tensor table. */
 static int reserve(struct model *m, struct qn_error *err)
 {
-    size_t packed = 0, n_floats = 1024;
+    size_t packed = 0, n_floats = 1024, n_slices = (size_t)m->n_slices;
+    /* every matrix may grow by up to four times 15 padding rows, every slice of it by as many times 31, every tile by less than a
+     * cache line */
+    const size_t padding = n_slices > 1 ? 192 : 64;
     for (size_t i = 0; i < m->gguf->n_tensors; i++) {
         const struct gguf_tensor *t = &m->gguf->tensors[i];
         const struct quant_type *type = quant_type_find(t->type);
         size_t row = quant_row_bytes(type, t->ne[0]), mats = (size_t)(t->ne[2] * t->ne[3]), slack;
         if (t->ne[1] == 1 || t->ne[0] <= 8)
             n_floats += (size_t)(t->ne[0] * t->ne[1]) + 16;
-        /* every matrix may grow by up to four times 15 padding rows, every tile by less than a cache line */
-        if (!size_mul(row + ALIGN, 64, &slack) || !size_mul(slack, mats, &slack) || !size_add(packed, slack, &packed) ||
-            !size_add(packed, t->bytes + t->bytes / TILE_ROWS / 4 + (size_t)t->ne[1] * mats * 4, &packed))
+        if (!size_mul(row + ALIGN, padding, &slack) || !size_mul(slack, mats, &slack) ||
+            !size_add(packed, slack, &packed) ||
+            !size_add(packed, t->bytes / n_slices + t->bytes / TILE_ROWS / 4 + (size_t)t->ne[1] * mats * 4, &packed))
             return fail(err, QN_E_FORMAT, "%s: tensor %s is too large", m->gguf->path, t->name);
     }
     if (!size_add(packed, HUGE_PAGE, &packed)) /* the last explicit huge page */
         return fail(err, QN_E_FORMAT, "%s: the tensors are too large", m->gguf->path);
-    m->packed_bytes = packed;
-    m->packed = mem_reserve(packed, true);
+    m->slice_bytes = n_slices > 1 ? packed & ~(size_t)(HUGE_PAGE - 1) : packed;
+    if (!size_mul(m->slice_bytes, n_slices, &m->packed_bytes))
+        return fail(err, QN_E_FORMAT, "%s: the tensors are too large", m->gguf->path);
+    m->packed = mem_reserve(m->packed_bytes, true);
     m->n_floats = n_floats;
     m->floats = mem_reserve(n_floats * sizeof(float), false);
     if (!m->packed || !m->floats)
-        return fail(err, QN_E_MEMORY, "%s: no address space for %zu bytes of weights", m->gguf->path, packed);
+        return fail(err, QN_E_MEMORY, "%s: no address space for %zu bytes of weights", m->gguf->path, m->packed_bytes);
     return 0;
 }
 
@@ -487,9 +506,9 @@ static int bind_all(struct binder *b)
     return 0;
 }
 
-int model_open(struct model *m, struct gguf *g, const struct rope_override *o, struct qn_error *err)
+int model_open(struct model *m, struct gguf *g, const struct rope_override *o, int n_slices, struct qn_error *err)
 {
-    *m = (struct model){.gguf = g};
+    *m = (struct model){.gguf = g, .n_slices = n_slices};
     struct binder b = {.m = m, .err = err};
     if (arch_read(&m->hp, g, o, err))
         return err->code;
@@ -540,27 +559,58 @@ const struct pack_job *model_job(const struct model *m, size_t i) { return &m->j
 
 int64_t model_job_tiles(const struct pack_job *j) { return (j->rows + TILE_ROWS - 1) / TILE_ROWS * j->n_mat; }
 
+/* Where a tile of a job comes from and goes to. */
+struct spot {
+    int64_t mat, row; /* first row, of the job's */
+    int64_t run; /* tiles from here to the end of the matrix, or of its slice */
+    uint8_t *dst;
+};
+
+static struct spot spot_of(const struct pack_job *j, int64_t tile)
+{
+    for (int k = 0;; k++) {
+        assert(k < j->n_slices);
+        int64_t slice = slice_row(j->whole, j->n_slices, k), end = slice_row(j->whole, j->n_slices, k + 1);
+        int64_t first = slice > j->at ? slice : j->at, last = end < j->at + j->rows ? end : j->at + j->rows;
+        int64_t tiles = last > first ? (last - first + TILE_ROWS - 1) / TILE_ROWS : 0;
+        if (tile >= tiles * j->n_mat) {
+            tile -= tiles * j->n_mat;
+            continue;
+        }
+        struct spot s = {
+            .mat = tile / tiles, .row = first - j->at + tile % tiles * TILE_ROWS, .run = tiles - tile % tiles};
+        int64_t below = j->at + s.row - slice; /* rows of the slice in front */
+        s.dst = j->dst + (size_t)k * j->slice_bytes + (size_t)s.mat * j->mat_stride +
+                (size_t)(j->type->layout == LAYOUT_ROWS ? below : below / TILE_ROWS) * j->dst_stride;
+        return s;
+    }
+}
+
+int64_t model_job_run(const struct pack_job *j, int64_t tile)
+{
+    return j->n_slices > 1 ? spot_of(j, tile).run : model_job_tiles(j) - tile;
+}
+
 void model_pack_tile(const struct pack_job *j, int64_t tile)
 {
-    int64_t tiles = (j->rows + TILE_ROWS - 1) / TILE_ROWS, mat = tile / tiles, r = tile % tiles * TILE_ROWS;
-    int n = (int)(j->rows - r < TILE_ROWS ? j->rows - r : TILE_ROWS);
+    struct spot s = spot_of(j, tile);
+    int n = (int)(j->rows - s.row < TILE_ROWS ? j->rows - s.row : TILE_ROWS);
     /* runs are whole tiles, or one run is the whole matrix: the tile's rows lie together */
-    int64_t src_row = mat * j->src_stride + r / j->run * j->jump + r % j->run;
+    int64_t src_row = s.mat * j->src_stride + s.row / j->run * j->jump + s.row % j->run;
     const uint8_t *src = j->src + (size_t)src_row * j->row_bytes;
     if (j->type->layout == LAYOUT_ROWS)
-        memcpy(j->dst + (size_t)(mat * j->rows + r) * j->dst_stride, src, (size_t)n * j->row_bytes);
+        memcpy(s.dst, src, (size_t)n * j->row_bytes);
     else
-        pack_tile(j->type, src, j->row_bytes, n, j->cols, j->dst + (size_t)tile * j->dst_stride);
+        pack_tile(j->type, src, j->row_bytes, n, j->cols, s.dst);
 }
 
 const uint8_t *model_job_source(const struct pack_job *j, int64_t first, int64_t last, size_t *bytes)
 {
-    int64_t tiles = (j->rows + TILE_ROWS - 1) / TILE_ROWS;
     if (!j->mapped || j->run != j->rows || j->src_stride != j->rows || last <= first)
         return NULL;
-    int64_t r0 = first / tiles * j->rows + first % tiles * TILE_ROWS;
-    int64_t r1 = (last - 1) / tiles * j->rows + ((last - 1) % tiles + 1) * TILE_ROWS;
-    int64_t end = ((last - 1) / tiles + 1) * j->rows; /* a last tile may be cut */
+    struct spot a = spot_of(j, first), z = spot_of(j, last - 1);
+    int64_t r0 = a.mat * j->rows + a.row, r1 = z.mat * j->rows + z.row + TILE_ROWS;
+    int64_t end = (z.mat + 1) * j->rows; /* a last tile may be cut */
     *bytes = (size_t)((r1 < end ? r1 : end) - r0) * j->row_bytes;
     return j->src + (size_t)r0 * j->row_bytes;
 }
@@ -577,7 +627,7 @@ uint64_t model_plan(const struct model *m)
                                    (uint64_t)j->part,
                                    from,
                                    j->row_bytes,
-                                   (uint64_t)(j->dst - m->packed),
+                                   (uint64_t)(spot_of(j, 0).dst - m->packed),
                                    (uint64_t)j->cols,
                                    (uint64_t)j->n_mat,
                                    (uint64_t)j->rows,
@@ -588,6 +638,15 @@ uint64_t model_plan(const struct model *m)
         hash = XXH3_64bits(fields, sizeof fields);
     }
     return hash;
+}
+
+void model_row(const struct model *md, const struct mat *m, int64_t r, float *y)
+{
+    int k = 0;
+    while (k + 1 < md->n_slices && r >= slice_row(m->rows, md->n_slices, k + 1))
+        k++;
+    const struct mat slice = model_slice(md, m, k);
+    mat_row(&slice, r, y);
 }
 
 void model_pack_done(struct model *m)

@@ -108,8 +108,11 @@ struct model {
     int64_t n_params;
     size_t bytes_weights; /* of all tensors, as held in memory */
 
-    uint8_t *packed; /* all packed matrices */
-    size_t packed_bytes, packed_used;
+    /* All packed matrices: a region for every slice, slice_bytes apart, with slice i of each matrix at the same place in region i */
+    uint8_t *packed;
+    int n_slices; /* of every matrix: one for each NUMA node that workers are on */
+    size_t slice_bytes, packed_bytes; /* address space of a region, of all */
+    size_t packed_used; /* of each region */
     struct jobs *jobs; /* how the packed matrices get there; NULL once it is done */
     float *floats; /* converted 1-d tensors and transposed convolutions */
     size_t n_floats, floats_used;
@@ -125,6 +128,11 @@ struct pack_job {
     int64_t n_mat; /* matrices one after another in dst, each a whole number of tiles */
     int64_t rows; /* of each */
     size_t dst_stride; /* bytes from tile to tile, or row to row */
+    size_t mat_stride; /* bytes from matrix to matrix */
+    /* with slices: dst is that of a matrix of `whole` rows, of which these are rows [at, at + rows) */
+    int n_slices;
+    size_t slice_bytes;
+    int64_t at, whole;
     int64_t src_stride; /* source rows from matrix to matrix */
     int64_t run, jump; /* rows are taken in runs of `run` rows, `jump` source rows apart */
     int part; /* of the model's files */
@@ -141,14 +149,41 @@ int arch_read(struct hparams *hp, const struct gguf *g, const struct rope_overri
 /* Fills inv_freq [n_rot / 2] and returns the factor of cosines and sines. */
 float arch_rope_table(const struct hparams *hp, const float *factors, float *inv_freq);
 
-/* Binds every tensor to its field.  Afterwards model_pack_tile() must run once for every tile of every job. */
-int model_open(struct model *m, struct gguf *g, const struct rope_override *o, struct qn_error *err);
+/* The first row of slice k out of n: equal slices of whole pairs of tiles, so that a group of 32 outputs lies in one. */
+static inline int64_t slice_row(int64_t rows, int n, int k)
+{
+    int64_t pair = 2 * TILE_ROWS, row = (rows + pair - 1) / pair * k / n * pair;
+    return row < rows ? row : rows;
+}
+/* Rows of the largest slice. */
+static inline int64_t slice_most(int64_t rows, int n)
+{
+    int64_t pair = 2 * TILE_ROWS, most = ((rows + pair - 1) / pair + n - 1) / n * pair;
+    return most < rows ? most : rows;
+}
+/* Matrix m for products and look-ups of rows in slice k. */
+static inline struct mat model_slice(const struct model *md, const struct mat *m, int k)
+{
+    struct mat s = *m;
+    if (k > 0 && m->type->layout != LAYOUT_ROWS)
+        s.data += (size_t)k * md->slice_bytes - (size_t)(slice_row(m->rows, md->n_slices, k) / TILE_ROWS) * m->stride;
+    return s;
+}
+/* y[0..cols) = row r. */
+void model_row(const struct model *md, const struct mat *m, int64_t r, float *y);
+
+/* Binds every tensor to its field.  Afterwards model_pack_tile() must run once for every tile of every job.
+ * Quantized matrices are packed in n_slices slices. */
+int model_open(struct model *m, struct gguf *g, const struct rope_override *o, int n_slices, struct qn_error *err);
 void model_close(struct model *m); /* idempotent */
 size_t model_n_jobs(const struct model *m);
 const struct pack_job *model_job(const struct model *m, size_t i);
+/* Tiles are counted slice by slice, and within a slice matrix by matrix. */
 int64_t model_job_tiles(const struct pack_job *j);
+/* How many tiles from this one on were rows one after another: of one matrix and slice when there are slices. */
+int64_t model_job_run(const struct pack_job *j, int64_t tile);
 void model_pack_tile(const struct pack_job *j, int64_t tile);
-/* The bytes of the mapped file that tiles [first, last) were packed from, if they lie together; else NULL. */
+/* The bytes of the mapped file that tiles [first, last) of one run were packed from, if they lie together; else NULL. */
 const uint8_t *model_job_source(const struct pack_job *j, int64_t first, int64_t last, size_t *bytes);
 /* A hash of all jobs: which rows of the files go where.  Equal plans, equal files and equal QUANT_LAYOUT give equal packed bytes. */
 uint64_t model_plan(const struct model *m);

@@ -15,9 +15,10 @@
 
 #ifdef HAVE_NUMA
 #include <numa.h>
+#include <numaif.h>
 #endif
 
-enum { MAX_CPUS = 4096 };
+enum { MAX_CPUS = TOPOLOGY_CPUS };
 
 struct place {
     int cpu, core, package, node;
@@ -31,6 +32,9 @@ static struct {
 } topo;
 
 static pthread_once_t topo_once = PTHREAD_ONCE_INIT;
+
+_Static_assert(sizeof(struct topology_mask) == CPU_ALLOC_SIZE(MAX_CPUS),
+               "a mask is a cpu_set_t of that many processors");
 
 static int read_int(const char *path, int otherwise)
 {
@@ -135,7 +139,7 @@ void topology_pin(int i, int n)
 {
     pthread_once(&topo_once, read_topology);
 #ifdef HAVE_NUMA
-    if (n > topo.n_places || i >= topo.n_places)
+    if (n > topo.n_places || i >= topo.n_places || topo.place[i].cpu < 0)
         return;
     cpu_set_t *mask = CPU_ALLOC(MAX_CPUS);
     if (!mask)
@@ -149,6 +153,41 @@ void topology_pin(int i, int n)
     (void)i;
     (void)n;
 #endif
+}
+
+bool topology_mask_get(struct topology_mask *m)
+{
+    return sched_getaffinity(0, sizeof *m, (cpu_set_t *)(void *)m->bits) == 0;
+}
+
+void topology_mask_set(const struct topology_mask *m)
+{
+    sched_setaffinity(0, sizeof *m, (const cpu_set_t *)(const void *)m->bits);
+}
+
+void topology_place(void *p, size_t bytes, int node)
+{
+#ifdef HAVE_NUMA
+    if (numa_available() < 0)
+        return;
+    struct bitmask *mask = numa_allocate_nodemask();
+    numa_bitmask_setbit(mask, (unsigned)node);
+    mbind(p, bytes, MPOL_PREFERRED, mask->maskp, mask->size + 1, 0);
+    numa_free_nodemask(mask);
+#else
+    (void)p;
+    (void)bytes;
+    (void)node;
+#endif
+}
+
+void topology_pretend(int n_cores, int n_nodes)
+{
+    pthread_once(&topo_once, read_topology);
+    topo.n_places = topo.n_cores = n_cores;
+    topo.quota = INFINITY;
+    for (int i = 0; i < n_cores; i++)
+        topo.place[i] = (struct place){.cpu = -1, .core = i, .node = (int)((int64_t)i * n_nodes / n_cores)};
 }
 
 int topology_node(int i)

@@ -27,6 +27,7 @@ struct pool {
     bool pin;
     bool *pinned; /* [n_max] */
     int *node_of; /* [n_max] dense node index */
+    int node_number[MAX_NODES]; /* [n_nodes] as the system counts */
     int *node_size; /* [n_nodes] workers of the running job */
     int active_nodes, spin;
     _Alignas(CACHE_LINE) atomic_int nodes_arrived;
@@ -108,6 +109,18 @@ void pool_barrier(struct worker *w)
     adapt_spin(w, now_ns() - asleep);
 }
 
+/* The index of a node of the system, which gets one when it is new. */
+static int dense_node(struct pool *p, int number)
+{
+    for (int i = 0; i < p->n_nodes; i++)
+        if (p->node_number[i] == number)
+            return i;
+    if (p->n_nodes == MAX_NODES)
+        return MAX_NODES - 1;
+    p->node_number[p->n_nodes] = number;
+    return p->n_nodes++;
+}
+
 int pool_open(struct pool **out, int n_max, bool pin, const struct log_sink *log, struct qn_error *err)
 {
     *out = NULL;
@@ -124,13 +137,10 @@ int pool_open(struct pool **out, int n_max, bool pin, const struct log_sink *log
         pool_close(p);
         return fail(err, QN_E_MEMORY, "no memory for %d workers", n_max);
     }
-    p->n_nodes = 1;
-    for (int i = 0; p->pin && i < n_max; i++) {
-        int node = topology_node(i);
-        p->node_of[i] = node < MAX_NODES ? node : 0;
-        if (p->node_of[i] >= p->n_nodes)
-            p->n_nodes = p->node_of[i] + 1;
-    }
+    for (int i = 0; p->pin && i < n_max; i++)
+        p->node_of[i] = dense_node(p, topology_node(i));
+    if (p->n_nodes == 0)
+        p->n_nodes = 1;
     if (n_max > p->n_cores)
         log_line(log, QN_LOG_INFO, "%d workers on %d cores: waiting workers sleep", n_max, p->n_cores);
     *out = p;
@@ -147,6 +157,10 @@ void pool_close(struct pool *p)
     mem_free(p);
 }
 
+int pool_n_nodes(const struct pool *p) { return p->n_nodes; }
+int pool_node(const struct pool *p, int i) { return p->node_number[i]; }
+int pool_node_of(const struct pool *p, int i) { return p->node_of[i]; }
+
 static void prepare_job(struct pool *p, int n)
 {
     for (int i = 0; i < p->n_nodes; i++)
@@ -157,6 +171,19 @@ static void prepare_job(struct pool *p, int n)
     for (int i = 0; i < p->n_nodes; i++)
         p->active_nodes += p->node_size[i] > 0;
     p->spin = n <= p->n_cores ? SPIN_MAX : 0;
+}
+
+/* Worker 0 is the caller's thread and runs where the system likes, unless there are several nodes: then it is bound to its place
+ * while the job lasts, or it would read another node's memory as its own. */
+static void run_first(struct worker *w, void (*fn)(struct worker *w, void *arg), void *arg)
+{
+    struct topology_mask callers;
+    bool bound = w->n > 1 && w->pool->n_nodes > 1 && topology_mask_get(&callers);
+    if (bound)
+        topology_pin(0, w->pool->n_max);
+    fn(w, arg);
+    if (bound)
+        topology_mask_set(&callers);
 }
 
 void pool_run(struct pool *p, int n, void (*fn)(struct worker *w, void *arg), void *arg)
@@ -173,8 +200,11 @@ void pool_run(struct pool *p, int n, void (*fn)(struct worker *w, void *arg), vo
             prepare_job(p, granted);
         }
         w.spin = p->spin;
-        if (id < w.n) {
-            if (p->pin && granted > 1 && id > 0 && !p->pinned[id]) {
+        if (id == 0) {
+            run_first(&w, fn, arg);
+        } else if (id < w.n) {
+            w.node = p->node_of[id];
+            if (p->pin && !p->pinned[id]) {
                 topology_pin(id, p->n_max);
                 p->pinned[id] = true;
             }

@@ -6,7 +6,7 @@
 
 #include "base.h"
 
-enum { POOL_MAX_WORKERS = 1024, CACHE_LINE = 64 };
+enum { POOL_MAX_WORKERS = 1024, CACHE_LINE = 64, TOPOLOGY_CPUS = 4096 };
 
 struct pool;
 
@@ -14,6 +14,7 @@ struct pool;
 struct worker {
     int id, n; /* 0 <= id < n: workers that take part in this job */
     struct pool *pool;
+    int node; /* 0 .. pool_n_nodes() - 1, ascending with id */
     int spin; /* turns at the next barrier before going to sleep */
 };
 
@@ -24,6 +25,12 @@ void pool_close(struct pool *p); /* NULL is fine */
 /* Runs fn on min(n, what OpenMP grants) workers and returns when all are done.  Inside a caller's own parallel region that may
  * be one. */
 void pool_run(struct pool *p, int n, void (*fn)(struct worker *w, void *arg), void *arg);
+
+/* NUMA nodes that workers are pinned on, at least 1, and the system's number of the i-th. */
+int pool_n_nodes(const struct pool *p);
+int pool_node(const struct pool *p, int i);
+/* The dense node index of worker i. */
+int pool_node_of(const struct pool *p, int i);
 
 /* Everything written before by any worker of the job is seen after it by all. */
 void pool_barrier(struct worker *w);
@@ -42,6 +49,16 @@ int topology_default_threads(void);
 void topology_pin(int i, int n);
 /* NUMA node of the i-th place; 0 where unknown. */
 int topology_node(int i);
+/* The calling thread's affinity; false when it has more processors than fit. */
+struct topology_mask {
+    unsigned long bits[TOPOLOGY_CPUS / 8 / sizeof(unsigned long)];
+};
+bool topology_mask_get(struct topology_mask *m);
+void topology_mask_set(const struct topology_mask *m);
+/* Pages of [p, p + bytes) are taken from this node where it has any; p begins a page that nobody has touched. */
+void topology_place(void *p, size_t bytes, int node);
+/* For tests: from here on as if there were so many cores, evenly on so many nodes; nobody is pinned. */
+void topology_pretend(int n_cores, int n_nodes);
 int topology_cpu(int i); /* its logical processor, -1 when there is no such place */
 double topology_quota(void); /* processors that the cgroup grants; INFINITY without limit */
 

@@ -193,10 +193,14 @@ static inline bool few_rows(const struct ctx *c) { return c->s->n_rows <= FEW_RO
 /* Tasks 0 .. n - 1: equal contiguous shares for few rows (memory streams), claimed one by one otherwise.  Use:
  *   struct tasks t = tasks_start(c, n); for (int i; (i = tasks_next(&t)) >= 0;) ... */
 struct tasks {
-    atomic_int *counter; /* NULL: static share */
+    atomic_int *counter; /* of each slice, lines apart; NULL: static share */
     int next, last;
+    int each, n_slices, slice, left; /* tasks of a slice; slices, that claimed from, those not yet empty */
 };
 struct tasks tasks_start(struct ctx *c, int n);
+/* The same with n tasks for each slice of the matrices, i n .. (i + 1) n - 1 for slice i.  Workers claim those of their own node's
+ * slice first, then the others'; static shares follow the order of slices as workers follow that of nodes. */
+struct tasks tasks_start_slices(struct ctx *c, int n);
 int tasks_next(struct tasks *t);
 
 /* Groups from row to row of quantized activations: an odd number of cache lines, so that the columns of a product do not fall

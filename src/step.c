@@ -90,13 +90,17 @@ static void take_all(struct qn_engine *e)
     s->shared_act = take(e, t * (shared / QUANT_GROUP + 1), sizeof(struct act_group));
     s->shared_gate = take(e, t, sizeof(float));
     s->shared_p = take(e, t, sizeof(float));
-    s->n_task = hp->n_layer * TASKS_PER_LAYER + TASKS_BESIDE;
+    s->n_task = (hp->n_layer * TASKS_PER_LAYER + TASKS_BESIDE) * e->model.n_slices;
     s->task = take(e, (size_t)s->n_task * TASK_STRIDE, sizeof(atomic_int));
     int n_workers = e->n_threads > e->n_threads_batch ? e->n_threads : e->n_threads_batch;
     e->scratch = take(e, (size_t)n_workers, sizeof *e->scratch);
     struct worker_scratch unplaced;
-    for (int i = 0; i < n_workers; i++)
+    for (int i = 0; i < n_workers; i++) {
+        bool first = i == 0 || pool_node_of(e->pool, i) != pool_node_of(e->pool, i - 1); /* of its node */
+        if (first && pool_n_nodes(e->pool) > 1) /* a huge page belongs to whom touches it first */
+            e->arena_used = (e->arena_used + HUGE_PAGE - 1) & ~(size_t)(HUGE_PAGE - 1);
         take_worker(e, e->arena ? &e->scratch[i] : &unplaced);
+    }
 }
 
 size_t step_bytes(struct qn_engine *e)
@@ -124,21 +128,44 @@ int step_alloc(struct qn_engine *e, struct qn_error *err)
 
 /* ---- tasks */
 
-struct tasks tasks_start(struct ctx *c, int n)
+/* Tasks to be claimed, `each` for each of n_slices slices. */
+static struct tasks tasks_claim(struct ctx *c, int each, int n_slices)
 {
-    int index = c->next_task++;
-    if (c->s->n_rows > FEW_ROWS)
-        return (struct tasks){.counter = &c->s->task[(size_t)index * TASK_STRIDE], .last = n};
+    size_t index = (size_t)c->next_task++ * (size_t)c->e->model.n_slices;
+    return (struct tasks){.counter = &c->s->task[index * TASK_STRIDE],
+                          .each = each,
+                          .n_slices = n_slices,
+                          .slice = c->w->node % n_slices,
+                          .left = n_slices};
+}
+
+static struct tasks tasks_share(struct ctx *c, int n)
+{
     int64_t first, last;
+    c->next_task++;
     pool_share(c->w, n, &first, &last);
     return (struct tasks){.next = (int)first, .last = (int)last};
 }
 
+struct tasks tasks_start(struct ctx *c, int n) { return few_rows(c) ? tasks_share(c, n) : tasks_claim(c, n, 1); }
+
+struct tasks tasks_start_slices(struct ctx *c, int n)
+{
+    int n_slices = c->e->model.n_slices;
+    return few_rows(c) ? tasks_share(c, n * n_slices) : tasks_claim(c, n, n_slices);
+}
+
 int tasks_next(struct tasks *t)
 {
-    if (t->counter)
-        t->next = atomic_fetch_add_explicit(t->counter, 1, memory_order_relaxed);
-    return t->next < t->last ? t->next++ : -1;
+    if (!t->counter)
+        return t->next < t->last ? t->next++ : -1;
+    for (; t->left > 0; t->left--) {
+        int i = atomic_fetch_add_explicit(t->counter + t->slice * TASK_STRIDE, 1, memory_order_relaxed);
+        if (i < t->each)
+            return t->slice * t->each + i;
+        t->slice = t->slice + 1 < t->n_slices ? t->slice + 1 : 0;
+    }
+    return -1;
 }
 
 /* ---- rows of activations */
@@ -207,75 +234,94 @@ struct acts step_mixed(struct ctx *c, int64_t cols)
 
 /* ---- products */
 
-static void add_rows(struct ctx *c, const struct product *p, int64_t r0, int64_t r1, const struct cols *all, int first)
+/* Rows [r0, r1) of one slice of a product, counted from its start, for columns [first, first + n); the slice may end before r1. */
+struct part {
+    int slice, first, n;
+    int64_t r0, r1;
+};
+
+static void add_rows(struct ctx *c, const struct product *p, const struct mat *m, const struct part *k,
+                     const struct cols *all)
 {
-    for (int64_t r = r0; r < r1; r += TASK_ROWS) {
-        int64_t end = r + TASK_ROWS < r1 ? r + TASK_ROWS : r1;
+    for (int64_t r = k->r0; r < k->r1; r += TASK_ROWS) {
+        int64_t end = r + TASK_ROWS < k->r1 ? r + TASK_ROWS : k->r1;
         for (int t = 0; t < all->n; t += PART_COLS) {
             struct cols some = some_cols(all, t, all->n - t < PART_COLS ? all->n - t : PART_COLS);
-            c->e->ops.mul[p->m->type->id](p->m, r, end, &some, c->mine->a, TASK_ROWS);
+            c->e->ops.mul[m->type->id](m, r, end, &some, c->mine->a, TASK_ROWS);
             for (int i = 0; i < some.n; i++)
-                c->e->ops.add(p->y + (size_t)(first + t + i) * p->ldy + r, c->mine->a + i * TASK_ROWS, (int)(end - r));
+                c->e->ops.add(p->y + (size_t)(k->first + t + i) * p->ldy + r, c->mine->a + i * TASK_ROWS,
+                              (int)(end - r));
         }
     }
 }
 
-/* Rows [r0, r1) of a product for n columns. */
-static void product_part(struct ctx *c, const struct product *p, int64_t r0, int64_t r1, const struct acts *a,
-                         int first, int n)
+static void product_part(struct ctx *c, const struct product *p, struct part k, const struct acts *a)
 {
-    struct cols all = acts_cols(a, p->m), x = some_cols(&all, first, n);
-    if (r1 > p->m->rows)
-        r1 = p->m->rows;
+    int n_slices = c->e->model.n_slices;
+    int64_t start = slice_row(p->m->rows, n_slices, k.slice), end = slice_row(p->m->rows, n_slices, k.slice + 1);
+    struct mat m = model_slice(&c->e->model, p->m, k.slice);
+    struct cols all = acts_cols(a, &m), x = some_cols(&all, k.first, k.n);
+    k.r0 += start;
+    k.r1 = k.r1 + start < end ? k.r1 + start : end;
+    if (k.r0 >= k.r1)
+        return;
     if (p->add)
-        add_rows(c, p, r0, r1, &x, first);
+        add_rows(c, p, &m, &k, &x);
     else
-        c->e->ops.mul[p->m->type->id](p->m, r0, r1, &x, p->y + (size_t)first * p->ldy + r0, p->ldy);
+        c->e->ops.mul[m.type->id](&m, k.r0, k.r1, &x, p->y + (size_t)k.first * p->ldy + k.r0, p->ldy);
 }
-
-static int64_t tiles_of(const struct mat *m) { return (m->rows + TILE_ROWS - 1) / TILE_ROWS; }
 
 static int64_t tile_bytes(const struct mat *m)
 {
     return (int64_t)m->stride * (m->type->layout == LAYOUT_ROWS ? TILE_ROWS : 1);
 }
 
-/* Few rows: every worker streams an equal share of the bytes, one contiguous piece. */
+static int64_t slice_tiles(const struct ctx *c, const struct mat *m, int k)
+{
+    int n = c->e->model.n_slices;
+    return ceil_div(slice_row(m->rows, n, k + 1) - slice_row(m->rows, n, k), TILE_ROWS);
+}
+
+/* Few rows: every worker streams an equal share of the bytes, in the order of slices one contiguous piece. */
 static void share_products(struct ctx *c, const struct product *p, int n, const struct acts *a)
 {
     int64_t total = 0, from, to, at = 0;
     for (int i = 0; i < n; i++)
-        total += tiles_of(p[i].m) * tile_bytes(p[i].m);
+        total += ceil_div(p[i].m->rows, TILE_ROWS) * tile_bytes(p[i].m);
     pool_share(c->w, total, &from, &to);
-    for (int i = 0; i < n; i++) {
-        int64_t tiles = tiles_of(p[i].m),
+    for (int task = 0; task < n * c->e->model.n_slices; task++) {
+        int k = task / n, i = task % n;
+        int64_t tiles = slice_tiles(c, p[i].m, k),
                 bytes = tile_bytes(p[i].m); /* a tile belongs to whom its first byte belongs */
         int64_t first = ceil_div(from - at, bytes), last = ceil_div(to - at, bytes);
         last = last < tiles ? last : tiles;
         if (first < last)
-            product_part(c, &p[i], first * TILE_ROWS, last * TILE_ROWS, a, 0, a->n);
+            product_part(c, &p[i],
+                         (struct part){.slice = k, .n = a->n, .r0 = first * TILE_ROWS, .r1 = last * TILE_ROWS}, a);
         at += tiles * bytes;
     }
 }
 
 void step_products(struct ctx *c, const struct product *p, int n, const struct acts *a)
 {
-    int index = c->next_task++;
+    int n_slices = c->e->model.n_slices, total = 0;
     if (a->n <= FEW_ROWS) {
+        c->next_task++;
         share_products(c, p, n, a);
         return;
     }
-    int total = 0, wide = (int)ceil_div(a->n, TASK_COLS);
+    int wide = (int)ceil_div(a->n, TASK_COLS);
     for (int i = 0; i < n; i++)
-        total += (int)ceil_div(p[i].m->rows, TASK_ROWS) * wide;
-    struct tasks t = {.counter = &c->s->task[(size_t)index * TASK_STRIDE], .last = total};
+        total += (int)ceil_div(slice_most(p[i].m->rows, n_slices), TASK_ROWS) * wide;
+    struct tasks t = tasks_claim(c, total, n_slices);
     for (int task; (task = tasks_next(&t)) >= 0;) {
-        int i = 0, at = task;
-        for (int pieces; at >= (pieces = (int)ceil_div(p[i].m->rows, TASK_ROWS) * wide); i++)
+        int i = 0, at = task % total;
+        for (int pieces; at >= (pieces = (int)ceil_div(slice_most(p[i].m->rows, n_slices), TASK_ROWS) * wide); i++)
             at -= pieces;
-        int64_t r = (int64_t)(at / wide) * TASK_ROWS;
-        int first = at % wide * TASK_COLS;
-        product_part(c, &p[i], r, r + TASK_ROWS, a, first, a->n - first < TASK_COLS ? a->n - first : TASK_COLS);
+        struct part k = {.slice = task / total, .r0 = (int64_t)(at / wide) * TASK_ROWS, .first = at % wide * TASK_COLS};
+        k.r1 = k.r0 + TASK_ROWS;
+        k.n = a->n - k.first < TASK_COLS ? a->n - k.first : TASK_COLS;
+        product_part(c, &p[i], k, a);
     }
 }
 
@@ -288,7 +334,7 @@ static void embed(struct ctx *c)
     int64_t first, last;
     pool_share(c->w, s->n_rows, &first, &last);
     for (int64_t t = first; t < last; t++)
-        mat_row(&m->token_embd, s->ids[t], s->x + t * x_stride(c->e));
+        model_row(m, &m->token_embd, s->ids[t], s->x + t * x_stride(c->e));
     for (int i = 0; i < s->n_spans && m->n_attn > 0; i++) {
         const struct span *sp = &s->span[i];
         for (int64_t t = sp->row > first ? sp->row : first; t < last && t < sp->row + sp->n; t++)

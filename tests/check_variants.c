@@ -5,6 +5,7 @@
 #include "hashmodel.h"
 #include "quant/quant.h"
 #include "src/model.h"
+#include "src/pool.h"
 #include "testing.h"
 
 #include <math.h>
@@ -18,10 +19,12 @@
 
 enum { N = 24, VOCAB = 512, ALL = N * VOCAB };
 
+static int no_numa = 1;
+
 static struct qn_options options(const char *file)
 {
     return (struct qn_options){
-        .model = file, .n_threads = 2, .n_ctx = 64, .type_k = QN_KV_F32, .type_v = QN_KV_F32, .no_numa = 1};
+        .model = file, .n_threads = 2, .n_ctx = 64, .type_k = QN_KV_F32, .type_v = QN_KV_F32, .no_numa = no_numa};
 }
 
 /* Logits of all rows of a prompt of N, the last four tokens one by one. */
@@ -487,6 +490,17 @@ static void test_adjacent_pairs(void **state)
     assert_true(worst <= 1e-5 * largest);
 }
 
+/* Tensors whose rows go to several matrices, or from several places into one, in slices. */
+static void test_two_nodes(void **state)
+{
+    topology_pretend(2, 2);
+    no_numa = 0;
+    test_fused_experts(state);
+    test_ssm_in(state);
+    test_tied(state);
+    no_numa = 1;
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -505,6 +519,7 @@ int main(void)
         {.name = "variants/rope_tables", .test_func = test_rope_tables},
         {.name = "variants/rope_scaling", .test_func = test_rope_scaling},
         {.name = "variants/adjacent_pairs", .test_func = test_adjacent_pairs},
+        {.name = "variants/two_nodes", .test_func = test_two_nodes},
     };
     return _cmocka_run_group_tests("variants", tests, sizeof tests / sizeof *tests, NULL, NULL);
 }

@@ -57,11 +57,9 @@ static void read_mask(struct topology *t)
 
 /* ---- where memory lies: the kernel is asked for a sample of the pages */
 
-static void place(struct topology *t, const char *what, const void *p, size_t bytes)
+static void place(struct placement *q, const void *p, size_t bytes)
 {
-    struct placement *q = &t->placed[t->n_placed++];
     size_t page = (size_t)sysconf(_SC_PAGESIZE), n = bytes / page, step = n / MOST_PAGES + 1;
-    q->what = what;
     for (size_t i = 0; i < n;) {
         void *pages[BATCH];
         int status[BATCH];
@@ -81,8 +79,12 @@ static void place_model(struct topology *t, struct opts *o)
 {
     qn_engine *e = setup_open(o, (struct setup_size){.n_seq = 1, .n_ctx = o->n_ctx, .n_threads = 0});
     t->n_workers = e->n_threads;
-    place(t, "weights", e->model.packed, e->model.packed_used);
-    place(t, "scratch", e->arena, e->arena_bytes);
+    struct placement *weights = &t->placed[t->n_placed++], *scratch = &t->placed[t->n_placed++];
+    weights->what = "weights";
+    scratch->what = "scratch";
+    for (int i = 0; i < e->model.n_slices; i++)
+        place(weights, e->model.packed + (size_t)i * e->model.slice_bytes, e->model.packed_used);
+    place(scratch, e->arena, e->arena_bytes);
     qn_close(e);
 }
 

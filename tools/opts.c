@@ -184,8 +184,8 @@ const struct opt opt_table[] = {
         "Put the weights into explicit huge pages, which the system must have set aside. Transparent ones are asked for anyway."},
     {"isa", "", OPT_CHOICE, GROUP_COMPUTE, ENGINE, AT(isa), 0, 0, "auto", "LEVEL", "auto|c|avx2|avx512|avx512vbmi|neon|i8mm",
         "Instruction-set level of the kernels. Changes speed, never the result."},
-    {"numa", "", OPT_CHOICE, GROUP_COMPUTE, ENGINE, AT(numa), 0, 0, "auto", "WORD", "auto|distribute|off",
-        "Pin workers and place memory next to them, on all nodes (auto and distribute), or leave both to the system (off)."},
+    {"numa", "", OPT_CHOICE, GROUP_COMPUTE, ENGINE, AT(numa), 0, 0, "auto", "WORD", "auto|off",
+        "Pin workers, and where they are on several memory nodes give each node a slice of every matrix (auto), or leave both to the system (off). Changes speed, never the result."},
     {"delta", "", OPT_CHOICE, GROUP_COMPUTE, ENGINE, AT(delta), 0, 0, "exact", "FORM", "exact|chunked",
         "Form of the delta rule; chunked is for measurements only."},
 
