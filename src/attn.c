@@ -65,28 +65,43 @@ static void store_value(const struct qn_engine *e, uint8_t *values, int j, const
         e->ops.to_f16((uint16_t *)(void *)values + (size_t)j * dim, v, (int)dim);
 }
 
-/* All new keys and values into the cache, split over rows x KV heads. */
-static void fill_cache(struct ctx *c, const struct layer *l, const struct attn_shape *a)
+/* Key and value of row t and KV head h into the cache. */
+static void fill_row(struct ctx *c, const struct layer *l, const struct attn_shape *a, const struct span *sp, int t,
+                     int h)
 {
     struct step *s = c->s;
     const struct attn_weights *w = &l->attn;
+    int pos = sp->pos + t - sp->row, at = h * a->dim;
+    float *k = s->proj + (size_t)t * a->width + a->k_at + at, *v = s->proj + (size_t)t * a->width + a->v_at + at;
+    finish_head(c, k, w->k_bias ? w->k_bias + at : NULL, w->k_norm,
+                s->cos_sin + (size_t)t * (size_t)c->e->model.hp.n_rot);
+    if (w->v_bias)
+        c->e->ops.add(v, w->v_bias + at, a->dim);
+    store_key(c->e, state_keys(sp->seq, l->mixer_index, h, pos / ATTN_BLOCK), pos % ATTN_BLOCK, k);
+    store_value(c->e, state_values(sp->seq, l->mixer_index, h, pos / ATTN_BLOCK), pos % ATTN_BLOCK, v);
+}
+
+/* All new keys and values, split over rows x KV heads. */
+static void fill_cache(struct ctx *c, const struct layer *l, const struct attn_shape *a)
+{
     int64_t first, last;
-    pool_share(c->w, (int64_t)s->n_rows * a->n_kv, &first, &last);
-    int i = 0;
+    pool_share(c->w, (int64_t)c->s->n_rows * a->n_kv, &first, &last);
+    const struct span *sp = c->s->span;
     for (int64_t u = first; u < last; u++) {
-        int t = (int)(u / a->n_kv), h = (int)(u % a->n_kv);
-        while (t >= s->span[i].row + s->span[i].n)
-            i++;
-        const struct span *sp = &s->span[i];
-        int pos = sp->pos + t - sp->row, at = h * a->dim;
-        float *k = s->proj + (size_t)t * a->width + a->k_at + at, *v = s->proj + (size_t)t * a->width + a->v_at + at;
-        finish_head(c, k, w->k_bias ? w->k_bias + at : NULL, w->k_norm,
-                    s->cos_sin + (size_t)t * (size_t)c->e->model.hp.n_rot);
-        if (w->v_bias)
-            c->e->ops.add(v, w->v_bias + at, a->dim);
-        store_key(c->e, state_keys(sp->seq, l->mixer_index, h, pos / ATTN_BLOCK), pos % ATTN_BLOCK, k);
-        store_value(c->e, state_values(sp->seq, l->mixer_index, h, pos / ATTN_BLOCK), pos % ATTN_BLOCK, v);
+        int t = (int)(u / a->n_kv);
+        while (t >= sp->row + sp->n)
+            sp++;
+        fill_row(c, l, a, sp, t, (int)(u % a->n_kv));
     }
+}
+
+/* What is new in block b; for few rows, whoever attends to a block stores it, so that nobody waits. */
+static void fill_block(struct ctx *c, const struct layer *l, const struct attn_shape *a, const struct span *sp, int h,
+                       int b)
+{
+    for (int t = 0; t < sp->n; t++)
+        if ((sp->pos + t) / ATTN_BLOCK == b)
+            fill_row(c, l, a, sp, sp->row + t, h);
 }
 
 /* A task: tokens [t0, t0 + n) of a span against one KV head; query row i * group + j is token t0 + i, head h * group + j. */
@@ -148,30 +163,54 @@ static void finish_row(struct ctx *c, const struct attn_shape *a, int t, int hea
     if (c->e->model.hp.gated)
         c->e->ops.sigmoid_mul(y, y, c->s->proj + (size_t)t * a->width + (size_t)head * (size_t)a->q_step + a->dim,
                               a->dim);
+    step_head_done(c, t, head, a->n_head, a->dim);
+}
+
+/* Merged blocks of a task's rows, and room for one block: m, l [rows], o [rows][dim]. */
+struct merge {
+    float *M, *L, *O, *m, *l, *o;
+};
+
+static struct merge merge_start(struct ctx *c, int rows, int dim)
+{
+    struct merge g = {.M = c->mine->attn_ml, .O = c->mine->attn_o};
+    g.L = g.M + rows;
+    g.m = g.L + rows;
+    g.l = g.m + rows;
+    g.o = g.O + (size_t)rows * (size_t)dim;
+    memset(g.O, 0, (size_t)rows * (size_t)dim * sizeof *g.O);
+    for (int i = 0; i < rows; i++) {
+        g.M[i] = -INFINITY;
+        g.L[i] = 0.0f;
+    }
+    return g;
+}
+
+static void merge_block(struct ctx *c, const struct layer *l, const struct attn_shape *a, const struct attn_task *k,
+                        int b, bool more, struct merge *g)
+{
+    size_t dim = (size_t)a->dim;
+    one_block(c, l, a, k, b, more, g->m, g->l, g->o, dim);
+    for (int i = 0; i < k->n * a->group; i++)
+        if (c->mine->attn_vis[i] > 0)
+            c->e->ops.attn_merge(&g->M[i], &g->L[i], g->O + (size_t)i * dim, g->m[i], g->l[i], g->o + (size_t)i * dim,
+                                 a->dim);
 }
 
 static void run_task(struct ctx *c, const struct layer *l, const struct attn_shape *a, const struct attn_task *k)
 {
     int rows = k->n * a->group;
-    size_t dim = (size_t)a->dim, all = (size_t)rows * dim;
-    float *O = c->mine->attn_o, *o = O + all;
-    float *M = c->mine->attn_ml, *L = M + rows, *m = L + rows, *sum = m + rows;
     load_queries(c, l, a, k);
-    memset(O, 0, all * sizeof *O);
-    for (int i = 0; i < rows; i++) {
-        M[i] = -INFINITY;
-        L[i] = 0.0f;
-    }
+    struct merge g = merge_start(c, rows, a->dim);
     int last = (k->span->pos + k->t0 + k->n - 1) / ATTN_BLOCK;
     for (int b = 0; b <= last; b++) {
-        one_block(c, l, a, k, b, b < last, m, sum, o, dim);
-        for (int i = 0; i < rows; i++)
-            if (c->mine->attn_vis[i] > 0)
-                c->e->ops.attn_merge(&M[i], &L[i], O + (size_t)i * dim, m[i], sum[i], o + (size_t)i * dim, a->dim);
+        if (few_rows(c))
+            fill_block(c, l, a, k->span, k->h, b);
+        merge_block(c, l, a, k, b, b < last, &g);
     }
     for (int i = 0; i < rows; i++)
-        finish_row(c, a, k->span->row + k->t0 + i / a->group, k->h * a->group + i % a->group, O + (size_t)i * dim,
-                   L[i]);
+        finish_row(c, a, k->span->row + k->t0 + i / a->group, k->h * a->group + i % a->group,
+                   g.O + (size_t)i * (size_t)a->dim, g.L[i]);
 }
 
 static int chunks_of(const struct span *sp) { return (sp->n + ATTN_TOKENS - 1) / ATTN_TOKENS; }
@@ -195,7 +234,8 @@ static void run_tasks(struct ctx *c, const struct layer *l, const struct attn_sh
     }
 }
 
-/* ---- few rows: tasks are single blocks, so that one sequence keeps all workers busy; a second pass merges */
+/* ---- few rows: tasks are single blocks, so that one sequence keeps all workers busy; a second pass merges.  Who has a head's
+ * first block merges what follows at once, as far as it is his. */
 
 static int blocks_of(const struct span *sp) { return (sp->pos + sp->n - 1) / ATTN_BLOCK + 1; }
 
@@ -210,30 +250,47 @@ static size_t partial_floats(const struct attn_shape *a, const struct span *sp)
     return (size_t)blocks_of(sp) * (size_t)(sp->n * a->n_head) * (size_t)(a->dim + 2);
 }
 
+/* Blocks [b0, b1) of one KV head of span i. */
+static void split_head(struct ctx *c, const struct layer *l, const struct attn_shape *a, int i, float *base, int h,
+                       int b0, int b1)
+{
+    const struct span *sp = &c->s->span[i];
+    struct attn_task task = {.span = sp, .t0 = 0, .n = sp->n, .h = h};
+    size_t rows = (size_t)(sp->n * a->group), all = rows * (size_t)a->dim;
+    struct merge g = merge_start(c, (int)rows, a->dim);
+    load_queries(c, l, a, &task);
+    for (int b = b0; b < b1; b++) {
+        float *o = partial_at(base, a, sp, h, b);
+        fill_block(c, l, a, sp, h, b);
+        if (b0 == 0)
+            merge_block(c, l, a, &task, b, b + 1 < b1, &g);
+        else
+            one_block(c, l, a, &task, b, b + 1 < b1, o + all, o + all + rows, o, (size_t)a->dim);
+    }
+    if (b0 > 0)
+        return;
+    float *o = partial_at(base, a, sp, h, b1 - 1);
+    memcpy(o, g.O, all * sizeof *o);
+    memcpy(o + all, g.M, rows * sizeof *o);
+    memcpy(o + all + rows, g.L, rows * sizeof *o);
+    c->s->merged[i * a->n_kv + h] = b1;
+}
+
 static void split_blocks(struct ctx *c, const struct layer *l, const struct attn_shape *a)
 {
     struct step *s = c->s;
-    int total = 0;
+    int64_t total = 0, at, last, head = 0; /* first block of the head at hand */
     for (int i = 0; i < s->n_spans; i++)
         total += blocks_of(&s->span[i]) * a->n_kv;
-    struct tasks tasks = tasks_start(c, total);
-    int loaded = -1; /* queries of span * n_kv + head are in place */
-    for (int u; (u = tasks_next(&tasks)) >= 0;) {
-        float *base = s->partial;
-        int i = 0;
-        for (; u >= blocks_of(&s->span[i]) * a->n_kv; i++) {
-            u -= blocks_of(&s->span[i]) * a->n_kv;
-            base += partial_floats(a, &s->span[i]);
-        }
-        const struct span *sp = &s->span[i];
-        int h = u / blocks_of(sp), b = u % blocks_of(sp), rows = sp->n * a->group;
-        struct attn_task task = {.span = sp, .t0 = 0, .n = sp->n, .h = h};
-        if (loaded != i * a->n_kv + h)
-            load_queries(c, l, a, &task);
-        loaded = i * a->n_kv + h;
-        float *o = partial_at(base, a, sp, h, b), *m = o + (size_t)rows * (size_t)a->dim;
-        one_block(c, l, a, &task, b, b + 1 < blocks_of(sp), m, m + rows, o, (size_t)a->dim);
-    }
+    pool_share(c->w, total, &at, &last);
+    float *base = s->partial;
+    for (int i = 0; i < s->n_spans; base += partial_floats(a, &s->span[i++]))
+        for (int h = 0, n = blocks_of(&s->span[i]); h < a->n_kv; h++, head += n)
+            if (at < last && at < head + n) {
+                int b0 = (int)(at - head), b1 = last - head < n ? (int)(last - head) : n;
+                split_head(c, l, a, i, base, h, b0, b1);
+                at = head + b1;
+            }
 }
 
 static void merge_blocks(struct ctx *c, const struct attn_shape *a)
@@ -242,15 +299,18 @@ static void merge_blocks(struct ctx *c, const struct attn_shape *a)
     struct tasks tasks = tasks_start(c, s->n_rows * a->n_head);
     for (int u; (u = tasks_next(&tasks)) >= 0;) {
         int t = u / a->n_head, head = u % a->n_head, h = head / a->group, i = 0;
-        float *base = s->partial, *O = c->mine->attn_o, M = -INFINITY, L = 0.0f;
+        float *base = s->partial, *O = c->mine->attn_o;
         for (; t >= s->span[i].row + s->span[i].n; i++)
             base += partial_floats(a, &s->span[i]);
         const struct span *sp = &s->span[i];
         int rows = sp->n * a->group, row = (t - sp->row) * a->group + head % a->group;
-        int last = (sp->pos + t - sp->row) / ATTN_BLOCK;
-        memset(O, 0, (size_t)a->dim * sizeof *O);
-        for (int b = 0; b <= last; b++) {
-            const float *o = partial_at(base, a, sp, h, b), *m = o + (size_t)rows * (size_t)a->dim;
+        int b = s->merged[i * a->n_kv + h], last = (sp->pos + t - sp->row) / ATTN_BLOCK;
+        const float *o = partial_at(base, a, sp, h, b - 1), *m = o + (size_t)rows * (size_t)a->dim;
+        float M = m[row], L = m[rows + row];
+        memcpy(O, o + (size_t)row * (size_t)a->dim, (size_t)a->dim * sizeof *O);
+        for (; b <= last; b++) {
+            o = partial_at(base, a, sp, h, b);
+            m = o + (size_t)rows * (size_t)a->dim;
             c->e->ops.attn_merge(&M, &L, O, m[row], m[rows + row], o + (size_t)row * (size_t)a->dim, a->dim);
         }
         finish_row(c, a, t, head, O, L);
@@ -269,8 +329,10 @@ void attn_layer(struct ctx *c, const struct layer *l)
     step_products(c, p, 3, &in);
     meet(c);
     phase(c, QN_PHASE_ATTENTION);
-    fill_cache(c, l, &a);
-    meet(c);
+    if (!few_rows(c)) {
+        fill_cache(c, l, &a);
+        meet(c);
+    }
     bool split = false; /* the same on every worker */
     for (int i = 0; few_rows(c) && i < s->n_spans; i++)
         split |= blocks_of(&s->span[i]) > 1;
@@ -283,7 +345,7 @@ void attn_layer(struct ctx *c, const struct layer *l)
     }
     meet(c);
     phase(c, QN_PHASE_PROJECTIONS);
-    struct acts mixed = step_mixed(c, (int64_t)a.n_head * a.dim);
+    struct acts mixed = step_mixed(c, a.n_head, a.dim);
     struct product out = {.m = &l->attn.out, .y = s->x, .ldy = (size_t)x_stride(c->e), .add = true};
     step_products(c, &out, 1, &mixed);
     meet(c);

@@ -29,11 +29,24 @@ static struct delta_shape shape_of(const struct hparams *hp)
     return d;
 }
 
-/* Some value columns of one head in one span. */
+/* Tiles [first, last) of a key head in one span: the states of the value heads that share it, one after the other. */
 struct delta_task {
     const struct span *span;
-    int head, slice0, slice1;
+    int key, first, last;
 };
+
+static int value_head(const struct ctx *c, const struct delta_shape *d, int key, int tile)
+{
+    int i = tile / d->slices;
+    return c->e->model.hp.v_tiled ? i * d->hk + key : key * (d->hv / d->hk) + i;
+}
+
+/* End of the tiles that follow u in the same value head. */
+static int head_end(const struct delta_shape *d, const struct delta_task *k, int u)
+{
+    int end = (u / d->slices + 1) * d->slices;
+    return end < k->last ? end : k->last;
+}
 
 /* Channels of one head (conv_head counts q heads, k heads, v heads) for tokens [t0, t0 + n) of a span: y[n][dim]. */
 static void conv_head(struct ctx *c, const struct layer *l, const struct delta_shape *d, const struct span *sp,
@@ -70,63 +83,104 @@ static void head_gates(struct ctx *c, const struct layer *l, const struct delta_
                           gate_row(c, GATE_B), gate_row(c, GATE_LOG), gate_row(c, GATE_DT), n);
 }
 
-static void run_task(struct ctx *c, const struct layer *l, const struct delta_shape *d, const struct delta_task *k)
+/* RMS norm of one head's outputs times silu(z), rows [row, row + n). */
+static void norm_head(struct ctx *c, const struct layer *l, const struct delta_shape *d, int head, int row, int n)
 {
-    struct worker_scratch *mine = c->mine;
-    size_t dim = (size_t)d->dim;
-    int key_head = c->e->model.hp.v_tiled ? k->head % d->hk : k->head / (d->hv / d->hk);
-    for (int t0 = 0; t0 < k->span->n; t0 += DELTA_CHUNK) {
-        int n = k->span->n - t0 < DELTA_CHUNK ? k->span->n - t0 : DELTA_CHUNK, row = k->span->row + t0;
-        conv_head(c, l, d, k->span, key_head, t0, n, mine->q);
-        conv_head(c, l, d, k->span, d->hk + key_head, t0, n, mine->k);
-        conv_head(c, l, d, k->span, 2 * d->hk + k->head, t0, n, mine->v);
-        head_gates(c, l, d, k->head, row, n);
-        for (int t = 0; t < n; t++) {
-            float *q = mine->q + (size_t)t * dim, *key = mine->k + (size_t)t * dim;
-            c->e->ops.l2norm(q, q, d->dim, l2_eps, 1.0f / sqrtf((float)d->dim));
-            c->e->ops.l2norm(key, key, d->dim, l2_eps, 1.0f);
-            gate_row(c, GATE_KQ)[t] = c->e->ops.dot(key, q, d->dim);
-        }
-        for (int i = k->slice0; i < k->slice1; i++) {
-            struct delta_args args = {
-                .s = state_tile(k->span->seq, l->mixer_index, k->head, i),
-                .q = mine->q,
-                .k = mine->k,
-                .v = mine->v + (size_t)i * 16,
-                .o = c->s->mix + (size_t)row * d->value + (size_t)k->head * dim + (size_t)i * 16,
-                .decay = gate_row(c, GATE_DECAY),
-                .beta = gate_row(c, GATE_BETA),
-                .g = gate_row(c, GATE_G),
-                .kq = gate_row(c, GATE_KQ),
-                .qk_stride = dim,
-                .v_stride = dim,
-                .o_stride = d->value,
-                .gate_stride = 1,
-                .kq_stride = 1,
-                .n_tok = n,
-                .dk = d->dim,
-            };
-            if (c->e->delta == QN_DELTA_CHUNKED)
-                c->e->ops.delta_chunk(&args);
-            else
-                c->e->ops.delta_step(&args);
-        }
+    size_t at = (size_t)head * (size_t)d->dim;
+    for (int t = row; t < row + n; t++) {
+        float *o = c->s->mix + (size_t)t * d->value + at;
+        c->e->ops.rmsnorm(o, o, l->delta.norm, d->dim, c->e->model.hp.eps);
+        c->e->ops.silu_mul(o, c->s->proj + (size_t)t * d->width + d->z_at + at, o, d->dim);
+        step_head_done(c, t, head, d->hv, d->dim);
     }
 }
 
-/* Every span's heads x slices, in equal contiguous shares. */
+/* The rule on tiles [slice0, slice1) of a value head, for n tokens from t0 on. */
+static void run_rule(struct ctx *c, const struct layer *l, const struct delta_shape *d, const struct span *sp, int head,
+                     int slice0, int slice1, int t0, int n)
+{
+    struct worker_scratch *mine = c->mine;
+    size_t dim = (size_t)d->dim;
+    for (int i = slice0; i < slice1; i++) {
+        struct delta_args args = {
+            .s = state_tile(sp->seq, l->mixer_index, head, i),
+            .q = mine->q,
+            .k = mine->k,
+            .v = mine->v + (size_t)i * 16,
+            .o = c->s->mix + (size_t)(sp->row + t0) * d->value + (size_t)head * dim + (size_t)i * 16,
+            .decay = gate_row(c, GATE_DECAY),
+            .beta = gate_row(c, GATE_BETA),
+            .g = gate_row(c, GATE_G),
+            .kq = gate_row(c, GATE_KQ),
+            .qk_stride = dim,
+            .v_stride = dim,
+            .o_stride = d->value,
+            .gate_stride = 1,
+            .kq_stride = 1,
+            .n_tok = n,
+            .dk = d->dim,
+        };
+        if (c->e->delta == QN_DELTA_CHUNKED)
+            c->e->ops.delta_chunk(&args);
+        else
+            c->e->ops.delta_step(&args);
+    }
+}
+
+/* n tokens from t0 on: queries and keys once, then every value head; heads that are whole here are normed while they are hot. */
+static void run_chunk(struct ctx *c, const struct layer *l, const struct delta_shape *d, const struct delta_task *k,
+                      int t0, int n)
+{
+    struct worker_scratch *mine = c->mine;
+    size_t dim = (size_t)d->dim;
+    conv_head(c, l, d, k->span, k->key, t0, n, mine->q);
+    conv_head(c, l, d, k->span, d->hk + k->key, t0, n, mine->k);
+    for (int t = 0; t < n; t++) {
+        float *q = mine->q + (size_t)t * dim, *key = mine->k + (size_t)t * dim;
+        c->e->ops.l2norm(q, q, d->dim, l2_eps, 1.0f / sqrtf((float)d->dim));
+        c->e->ops.l2norm(key, key, d->dim, l2_eps, 1.0f);
+        gate_row(c, GATE_KQ)[t] = c->e->ops.dot(key, q, d->dim);
+    }
+    for (int u = k->first, end; u < k->last; u = end) {
+        int head = value_head(c, d, k->key, u), slice0 = u % d->slices;
+        end = head_end(d, k, u);
+        conv_head(c, l, d, k->span, 2 * d->hk + head, t0, n, mine->v);
+        head_gates(c, l, d, head, k->span->row + t0, n);
+        run_rule(c, l, d, k->span, head, slice0, slice0 + end - u, t0, n);
+        if (end - u == d->slices)
+            norm_head(c, l, d, head, k->span->row + t0, n);
+    }
+}
+
+static void run_task(struct ctx *c, const struct layer *l, const struct delta_shape *d, const struct delta_task *k)
+{
+    for (int t0 = 0; t0 < k->span->n; t0 += DELTA_CHUNK)
+        run_chunk(c, l, d, k, t0, k->span->n - t0 < DELTA_CHUNK ? k->span->n - t0 : DELTA_CHUNK);
+    for (int u = k->first, end; u < k->last; u = end) {
+        end = head_end(d, k, u);
+        if (end - u == d->slices)
+            continue;
+        /* a head that workers share is normed by who ends last */
+        int head = value_head(c, d, k->key, u);
+        atomic_int *done = &c->s->head_done[(k->span - c->s->span) * d->hv + head];
+        if ((atomic_fetch_add_explicit(done, end - u, memory_order_acq_rel) + end - u) % d->slices == 0)
+            norm_head(c, l, d, head, k->span->row, k->span->n);
+    }
+}
+
+/* Every span's key heads x tiles, in equal contiguous shares. */
 static void run_core(struct ctx *c, const struct layer *l, const struct delta_shape *d)
 {
-    int64_t per_span = (int64_t)d->hv * d->slices, at, last;
+    int per_key = d->hv / d->hk * d->slices;
+    int64_t per_span = (int64_t)d->hk * per_key, at, last;
     pool_share(c->w, per_span * c->s->n_spans, &at, &last);
     while (at < last) {
         int64_t in_span = at % per_span;
-        struct delta_task k = {.span = &c->s->span[at / per_span],
-                               .head = (int)(in_span / d->slices),
-                               .slice0 = (int)(in_span % d->slices)};
-        k.slice1 = last - at < d->slices - k.slice0 ? k.slice0 + (int)(last - at) : d->slices;
+        struct delta_task k = {
+            .span = &c->s->span[at / per_span], .key = (int)(in_span / per_key), .first = (int)(in_span % per_key)};
+        k.last = last - at < per_key - k.first ? k.first + (int)(last - at) : per_key;
         run_task(c, l, d, &k);
-        at += k.slice1 - k.slice0;
+        at += k.last - k.first;
     }
 }
 
@@ -150,31 +204,6 @@ static void keep_inputs(struct ctx *c, const struct layer *l, const struct delta
     }
 }
 
-/* RMS norm per head, times silu(z), quantized: private copies for few rows, else in place and a barrier. */
-static struct acts gated_norm(struct ctx *c, const struct layer *l, const struct delta_shape *d)
-{
-    struct step *s = c->s;
-    bool own = few_rows(c);
-    float *y = own ? c->mine->norm : s->mix;
-    struct act_group *act = own ? c->mine->act : s->act;
-    int64_t first = 0, last = s->n_rows;
-    if (!own)
-        pool_share(c->w, s->n_rows, &first, &last);
-    for (int64_t t = first; t < last; t++) {
-        const float *z = s->proj + (size_t)t * d->width + d->z_at;
-        for (int h = 0; h < d->hv; h++) {
-            float *o = y + (size_t)t * d->value + (size_t)h * (size_t)d->dim;
-            c->e->ops.rmsnorm(o, s->mix + (size_t)t * d->value + (size_t)h * (size_t)d->dim, l->delta.norm, d->dim,
-                              c->e->model.hp.eps);
-            c->e->ops.silu_mul(o, z + (size_t)h * (size_t)d->dim, o, d->dim);
-        }
-        step_quantize(c, y + (size_t)t * d->value, (int64_t)d->value, act + t * acts_stride((int64_t)d->value));
-    }
-    if (!own)
-        meet(c);
-    return (struct acts){.f = y, .q = act, .n = s->n_rows, .cols = (int64_t)d->value};
-}
-
 void delta_layer(struct ctx *c, const struct layer *l)
 {
     struct step *s = c->s;
@@ -192,7 +221,7 @@ void delta_layer(struct ctx *c, const struct layer *l)
     run_core(c, l, &d);
     meet(c);
     keep_inputs(c, l, &d);
-    struct acts mixed = gated_norm(c, l, &d);
+    struct acts mixed = step_mixed(c, d.hv, d.dim);
     phase(c, QN_PHASE_PROJECTIONS);
     struct product out = {.m = &w->out, .y = s->x, .ldy = (size_t)x_stride(c->e), .add = true};
     step_products(c, &out, 1, &mixed);

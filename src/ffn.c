@@ -68,7 +68,7 @@ static void sort_rows(const struct ctx *c, struct routing *r, int n_rows)
     r->start[0] = 0;
 }
 
-/* The routing that this worker reads: its own for few rows, else the step's. */
+/* The routing that this worker reads: its own for few rows, else the step's, sorted by who is last to choose. */
 static struct routing *route(struct ctx *c)
 {
     struct step *s = c->s;
@@ -84,9 +84,7 @@ static struct routing *route(struct ctx *c)
             p = memcpy(c->mine->router, p, (size_t)n * sizeof *p);
         choose_experts(c, p, r->top + t * k, r->top_p + t * k);
     }
-    if (!own)
-        meet(c);
-    if (own || c->w->id == 0)
+    if (own || step_last(c))
         sort_rows(c, r, s->n_rows);
     if (!own)
         meet(c);

@@ -99,6 +99,9 @@ struct step {
     float *mix; /* [n_ubatch][mix_cols] output of the mixer's core */
     float *cos_sin; /* [n_ubatch][n_rot] */
     float *partial; /* attention of few rows: per block [head_dim + 2] for every query head */
+    int *merged; /* [n_spans][n_head_kv] blocks that the worker with the first one has merged already */
+    atomic_int *
+        head_done; /* [n_spans][n_v_head] tiles of a state that are done; multiples of a head's tiles outside the delta rule */
 
     /* feed-forward */
     float *router; /* [n_ubatch][n_expert] */
@@ -202,6 +205,8 @@ struct tasks tasks_start(struct ctx *c, int n);
  * slice first, then the others'; static shares follow the order of slices as workers follow that of nodes. */
 struct tasks tasks_start_slices(struct ctx *c, int n);
 int tasks_next(struct tasks *t);
+/* Every worker calls this once; true for the last of them, which sees what the others did before. */
+bool step_last(struct ctx *c);
 
 /* Groups from row to row of quantized activations: an odd number of cache lines, so that the columns of a product do not fall
  * into the same few sets of the cache. */
@@ -218,8 +223,10 @@ struct cols acts_cols(const struct acts *a, const struct mat *m);
 struct acts step_norm(struct ctx *c, const float *w);
 /* One row of cols floats; does nothing for widths that no quantized matrix can have. */
 void step_quantize(const struct ctx *c, const float *x, int64_t cols, struct act_group *out);
-/* The rows [n_rows][cols] of s->mix, quantized: privately for few rows, else shared and a barrier. */
-struct acts step_mixed(struct ctx *c, int64_t cols);
+/* Row t of s->mix, [n_head][dim], has this head's columns: quantizes them. */
+void step_head_done(struct ctx *c, int t, int head, int n_head, int dim);
+/* The rows [n_rows][n_head * dim] of s->mix, quantized; behind a barrier that all heads are done at. */
+struct acts step_mixed(struct ctx *c, int n_head, int dim);
 
 /* One of several products with the same input: y[row][0..m.rows). */
 struct product {

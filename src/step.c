@@ -82,6 +82,8 @@ static void take_all(struct qn_engine *e)
     s->mix = take(e, t * wide, sizeof(float));
     s->cos_sin = take(e, t * (size_t)hp->n_rot, sizeof(float));
     s->partial = take(e, attn_partial_floats(e), sizeof(float));
+    s->merged = take(e, (size_t)FEW_ROWS * (size_t)hp->n_head_kv, sizeof *s->merged);
+    s->head_done = take(e, t * (size_t)hp->n_v_head, sizeof *s->head_done);
     s->router = take(e, t * n_exp, sizeof(float));
     take_routing(e, &s->routing, t);
     s->hidden = take(e, t * k * hidden, sizeof(float));
@@ -168,6 +170,12 @@ int tasks_next(struct tasks *t)
     return -1;
 }
 
+bool step_last(struct ctx *c)
+{
+    atomic_int *counter = tasks_claim(c, 0, 1).counter;
+    return atomic_fetch_add_explicit(counter, 1, memory_order_acq_rel) == c->w->n - 1;
+}
+
 /* ---- rows of activations */
 
 struct cols acts_cols(const struct acts *a, const struct mat *m)
@@ -218,17 +226,27 @@ static struct acts norm_rows(struct ctx *c, const float *w, const int32_t *row, 
 
 struct acts step_norm(struct ctx *c, const float *w) { return norm_rows(c, w, NULL, c->s->n_rows); }
 
-struct acts step_mixed(struct ctx *c, int64_t cols)
+void step_head_done(struct ctx *c, int t, int head, int n_head, int dim)
+{
+    int64_t cols = (int64_t)n_head * dim, at = (int64_t)head * dim;
+    if (dim % QUANT_GROUP == 0)
+        c->e->ops.quantize(c->s->mix + t * cols + at, dim, c->s->act + t * acts_stride(cols) + at / QUANT_GROUP);
+}
+
+struct acts step_mixed(struct ctx *c, int n_head, int dim)
 {
     struct step *s = c->s;
-    int64_t first = 0, last = s->n_rows;
-    struct act_group *act = few_rows(c) ? c->mine->act : s->act;
-    if (!few_rows(c))
-        pool_share(c->w, s->n_rows, &first, &last);
-    for (int64_t t = first; t < last; t++)
-        step_quantize(c, s->mix + t * cols, cols, act + t * acts_stride(cols));
-    if (!few_rows(c))
-        meet(c);
+    int64_t cols = (int64_t)n_head * dim, first = 0, last = s->n_rows;
+    bool own = few_rows(c) && dim % QUANT_GROUP;
+    struct act_group *act = own ? c->mine->act : s->act;
+    if (dim % QUANT_GROUP) { /* groups that cross from head to head */
+        if (!own)
+            pool_share(c->w, s->n_rows, &first, &last);
+        for (int64_t t = first; t < last; t++)
+            step_quantize(c, s->mix + t * cols, cols, act + t * acts_stride(cols));
+        if (!own)
+            meet(c);
+    }
     return (struct acts){.f = s->mix, .q = act, .n = s->n_rows, .cols = cols};
 }
 
