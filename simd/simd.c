@@ -5,11 +5,13 @@
  *   avx2        AVX2 FMA F16C                     neon  AdvSIMD with half-precision arithmetic and dot products
  *   avx512      avx2 + AVX-512 F BW DQ VL VNNI    i8mm  neon + 8-bit matrix products
  *   avx512vbmi  avx512 + AVX-512 VBMI BITALG, GFNI
+ *   avxvnni     avx2 + AVX-VNNI; nothing builds on it
  *
- * A level is filled over those before it, so it has to bring only what it does better. */
+ * A level is filled over those before it that run, so it has to bring only what it does better. */
 #include "simd/fill.h"
 #include "simd/mul.h"
 
+#include <pthread.h>
 #include <string.h>
 
 #ifdef HAVE_CONFIG_H
@@ -41,6 +43,14 @@ static bool cpu_avx2(void)
     if ((cpu_saved_state() & 0x06) != 0x06 || !__get_cpuid(1, &a, &b, &c, &d) || (c & need1) != need1)
         return false;
     return __get_cpuid_count(7, 0, &a, &b, &c, &d) && (b & bit_AVX2);
+}
+#endif
+
+#ifdef HAVE_AVXVNNI
+static bool cpu_avxvnni(void)
+{
+    unsigned a, b, c, d;
+    return cpu_avx2() && __get_cpuid_count(7, 1, &a, &b, &c, &d) && (a & 1u << 4);
 }
 #endif
 
@@ -89,6 +99,9 @@ static const struct level {
 #ifdef HAVE_AVX2
     {"avx2", cpu_avx2, fill_avx2, fill_mul_avx2},
 #endif
+#ifdef HAVE_AVXVNNI
+    {"avxvnni", cpu_avxvnni, NULL, fill_mul_avxvnni},
+#endif
 #ifdef HAVE_AVX512
     {"avx512", cpu_avx512, fill_avx512, fill_mul_avx512},
 #endif
@@ -105,30 +118,21 @@ static const struct level {
 
 enum { N_LEVEL = sizeof(level) / sizeof(level[0]) };
 
+static const char *running[N_LEVEL + 1];
+
+static void find_running(void)
+{
+    int n = 0;
+    for (int i = N_LEVEL; i-- > 0;)
+        if (level[i].runs())
+            running[n++] = level[i].name;
+}
+
 const char *const *simd_levels(void)
 {
-    /* One list for each number of levels that run: a level needs all before it. */
-    static const char *const list[] = {
-#ifdef HAVE_AVX512VBMI
-        "avx512vbmi",
-#endif
-#ifdef HAVE_AVX512
-        "avx512",
-#endif
-#ifdef HAVE_AVX2
-        "avx2",
-#endif
-#ifdef HAVE_I8MM
-        "i8mm",
-#endif
-#ifdef HAVE_NEON
-        "neon",
-#endif
-        "c",          NULL};
-    int n = 1;
-    while (n < N_LEVEL && level[n].runs())
-        n++;
-    return list + (N_LEVEL - n);
+    static pthread_once_t once = PTHREAD_ONCE_INIT;
+    pthread_once(&once, find_running);
+    return running;
 }
 
 bool simd_init(struct simd_ops *ops, const char *name)
@@ -141,6 +145,8 @@ bool simd_init(struct simd_ops *ops, const char *name)
         return false;
     memset(ops, 0, sizeof(*ops));
     for (int i = 0; i < N_LEVEL; i++) {
+        if (!level[i].runs())
+            continue;
         if (level[i].fill)
             level[i].fill(ops);
         if (level[i].fill_mul)

@@ -30,6 +30,9 @@ static const struct kern_family *const family[] = {
 #ifdef HAVE_AVX2
 void fill_c_fma(struct simd_ops *ops); /* ref.c again, compiled with hardware fma */
 #endif
+#ifdef HAVE_AVX512
+void fill_mul_vnni_evex(struct simd_ops *ops); /* the avxvnni level with the dots of AVX-512 */
+#endif
 
 enum {
     SLOTS = 48,
@@ -348,6 +351,13 @@ static int levels_find(struct level *level)
     while (name[n_run])
         n_run++;
     for (int i = n_run - 1; i >= 0; i--) {
+#ifdef HAVE_AVX512
+        if (!strcmp(name[i], "avx512")) {
+            level[n].name = "vnni-evex";
+            simd_init(&level[n].ops, "avx2");
+            fill_mul_vnni_evex(&level[n++].ops);
+        }
+#endif
         level[n].name = name[i];
         if (!simd_init(&level[n++].ops, name[i]))
             exit(2);
