@@ -99,8 +99,12 @@ static void take_all(struct qn_engine *e)
     struct worker_scratch unplaced;
     for (int i = 0; i < n_workers; i++) {
         bool first = i == 0 || pool_node_of(e->pool, i) != pool_node_of(e->pool, i - 1); /* of its node */
-        if (first && pool_n_nodes(e->pool) > 1) /* a huge page belongs to whom touches it first */
+        if (first && pool_n_nodes(e->pool) > 1) { /* whole huge pages; the next node takes what is behind its start */
             e->arena_used = (e->arena_used + HUGE_PAGE - 1) & ~(size_t)(HUGE_PAGE - 1);
+            if (e->arena)
+                topology_place(e->arena + e->arena_used, e->arena_bytes - e->arena_used,
+                               pool_node(e->pool, pool_node_of(e->pool, i)));
+        }
         take_worker(e, e->arena ? &e->scratch[i] : &unplaced);
     }
 }
