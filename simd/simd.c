@@ -11,7 +11,6 @@
 #include "simd/fill.h"
 #include "simd/mul.h"
 
-#include <pthread.h>
 #include <string.h>
 
 #ifdef HAVE_CONFIG_H
@@ -118,21 +117,55 @@ static const struct level {
 
 enum { N_LEVEL = sizeof(level) / sizeof(level[0]) };
 
-static const char *running[N_LEVEL + 1];
+/* Best first.  A level of a list needs all behind it, so what runs is what is behind the first that does. */
+#ifdef HAVE_AVX512VBMI
+#define NAME_AVX512VBMI "avx512vbmi",
+#else
+#define NAME_AVX512VBMI
+#endif
+#ifdef HAVE_AVX512
+#define NAME_AVX512 "avx512",
+#else
+#define NAME_AVX512
+#endif
+#ifdef HAVE_AVX2
+#define NAME_AVX2 "avx2",
+#else
+#define NAME_AVX2
+#endif
+#ifdef HAVE_I8MM
+#define NAME_I8MM "i8mm",
+#else
+#define NAME_I8MM
+#endif
+#ifdef HAVE_NEON
+#define NAME_NEON "neon",
+#else
+#define NAME_NEON
+#endif
+static const char *const levels[] = {NAME_AVX512VBMI NAME_AVX512 NAME_AVX2 NAME_I8MM NAME_NEON "c", NULL};
+#ifdef HAVE_AVXVNNI
+static const char *const levels_vnni[] = {NAME_AVX512VBMI NAME_AVX512 "avxvnni", NAME_AVX2 "c", NULL};
+#endif
 
-static void find_running(void)
+static bool name_runs(const char *name)
 {
-    int n = 0;
-    for (int i = N_LEVEL; i-- > 0;)
-        if (level[i].runs())
-            running[n++] = level[i].name;
+    int i = 0;
+    while (strcmp(level[i].name, name) != 0)
+        i++;
+    return level[i].runs();
 }
 
 const char *const *simd_levels(void)
 {
-    static pthread_once_t once = PTHREAD_ONCE_INIT;
-    pthread_once(&once, find_running);
-    return running;
+    const char *const *list = levels;
+#ifdef HAVE_AVXVNNI
+    if (cpu_avxvnni())
+        list = levels_vnni;
+#endif
+    while (!name_runs(*list))
+        list++;
+    return list;
 }
 
 bool simd_init(struct simd_ops *ops, const char *name)
