@@ -6,32 +6,25 @@
 enum { WIDE_BIAS = 128, DOT_COLS = 2 };
 #define MUL_WITHOUT_FLOAT
 
-static ALWAYS_INLINE vi dot(vi s, vi w, const int8_t *a)
-{
 #ifdef __AVXVNNI__
-    return _mm256_dpbusd_avx_epi32(s, w, v_set(load_4(a)));
+#define DPBUSD _mm256_dpbusd_avx_epi32
 #else
-    return _mm256_dpbusd_epi32(s, w, v_set(load_4(a)));
+#define DPBUSD _mm256_dpbusd_epi32
 #endif
-}
 
 static ALWAYS_INLINE void v_dots(vi *s, int n_cols, const vi *w, int n, const int8_t *const *a, int wmax)
 {
     LANES_FOR (j, n)
         LANES_FOR (c, n_cols)
-            s[c] = dot(s[c], w[j], a[c] + 4 * j);
+            s[c] = DPBUSD(s[c], w[j], v_set(load_4(a[c] + 4 * j)));
 }
 
 #include "simd/mul.inc"
 #include "simd/mul_types.inc"
 
-#ifdef __AVXVNNI__
-#define PEAK_DOT(s, w) _mm256_dpbusd_avx_epi32(s, w, w)
-#else
-#define PEAK_DOT(s, w) _mm256_dpbusd_epi32(s, w, w)
-#endif
-#define PEAK_OPS      64
-#define PEAK_REGISTER "x"
+#define PEAK_DOT(s, w) DPBUSD(s, w, w)
+#define PEAK_OPS       64
+#define PEAK_REGISTER  "x"
 #include "simd/peak.inc"
 
 #ifndef FILL_MUL_AVXVNNI
