@@ -79,10 +79,10 @@ static struct memory memory_of(struct qn_engine *e, const struct loading *l, int
 {
     e->n_ctx = n_ctx;
     state_sizes(e);
-    double kv = (double)e->kv_head_bytes * e->model.hp.n_head_kv * e->model.n_attn;
+    double kv = (double)e->page_bytes * e->n_blocks;
     struct memory m = {.weights = l->elsewhere ? 0 : (double)e->model.packed_used * e->model.n_slices,
                        .step = (double)step_bytes(e),
-                       .seqs = (kv + (double)e->state_bytes + (double)e->conv_bytes) * e->n_seq};
+                       .seqs = (kv + (double)e->slot_bytes) * e->n_seq};
     m.total = m.weights + m.step + m.seqs;
     return m;
 }
@@ -132,7 +132,9 @@ static int open_tensors(struct qn_engine *e, const struct qn_options *o, struct 
     if (!code)
         code = load_weights(&l, err);
     load_end(&l);
-    return code ? code : step_alloc(e, err);
+    if (!code)
+        code = step_alloc(e, err);
+    return code ? code : state_open(e, err);
 }
 
 int qn_open(qn_engine **out, const struct qn_options *o, struct qn_error *err)
@@ -158,6 +160,7 @@ void qn_close(qn_engine *e)
     if (!e)
         return;
     pool_close(e->pool);
+    state_close(e);
     mem_release(e->arena, e->arena_bytes);
     model_close(&e->model);
     text_close(e->text);
@@ -181,7 +184,7 @@ void qn_model_info(const qn_engine *e, struct qn_model_info *out)
         .n_threads_batch = e->n_threads_batch,
         .n_params = e->model.n_params,
         .bytes_weights = e->model.bytes_weights,
-        .bytes_per_seq = e->kv_bytes + e->state_bytes + e->conv_bytes,
+        .bytes_per_seq = (size_t)e->n_blocks * e->page_bytes + e->slot_bytes,
         .bytes_step = e->arena_bytes,
         .isa = e->ops.name,
     };
@@ -246,6 +249,8 @@ int qn_eval(qn_engine *e, const struct qn_span *spans, int n_spans, float *logit
 {
     if (check_spans(e, spans, n_spans, logits, err))
         return err->code;
+    for (int i = 0; i < n_spans; i++)
+        state_admit(spans[i].seq, spans[i].n);
     struct step *s = &e->step;
     int i = 0, from = 0;
     while (i < n_spans) {

@@ -11,6 +11,7 @@
 #include "model.h"
 #include "pool.h"
 #include "simd/simd.h"
+#include "slab.h"
 
 #include <stdatomic.h>
 
@@ -27,8 +28,11 @@ enum {
 struct qn_seq {
     struct qn_engine *engine;
     int n; /* tokens evaluated */
-    /* KV cache, per attention layer and KV head, in blocks of ATTN_BLOCK positions: keys [head_dim][128], values [128][head_dim] */
-    uint8_t *kv;
+    /* KV cache: page b holds positions 128 b to 128 b + 127, [n_attn][n_head_kv] times keys [head_dim][128] and values
+     * [128][head_dim] */
+    int32_t *page; /* [n_pages] in the engine's pages; room for n_blocks */
+    int n_pages;
+    int32_t slot; /* in the engine's slots: state, then conv */
     float *state; /* [n_delta][n_v_head][dim / 16][dim][16] tiles of 16 value columns */
     float *conv; /* [n_delta][2 n_k_head + n_v_head][n_tap - 1][dim] inputs before the next token, oldest first */
     bool in_call; /* appears in the running call */
@@ -133,14 +137,22 @@ struct qn_engine {
     struct worker_scratch *scratch; /* [threads] */
     uint8_t *arena; /* all of the step's scratch */
     size_t arena_bytes, arena_used;
-    /* of one sequence, bytes */
-    size_t kv_block_bytes, kv_head_bytes, kv_bytes, state_bytes, conv_bytes;
+    int n_blocks; /* attention blocks of a full sequence */
+    size_t kv_block_bytes, page_bytes; /* keys and values of a block: of one KV head, of all in all layers */
+    size_t state_bytes, conv_bytes, slot_bytes; /* recurrent memory of a sequence: its parts; from one to the next */
+    struct slab pages, slots;
+    uint8_t *fill; /* [pages] positions of each page that were written */
     struct text_parts *text; /* tokenizer, template: text_parts.c */
     char description[160];
 };
 
 /* ---- state.c */
 void state_sizes(struct qn_engine *e);
+/* Reserves address space for n_seq full sequences; sizes are there. */
+int state_open(struct qn_engine *e, struct qn_error *err);
+void state_close(struct qn_engine *e); /* idempotent */
+/* Gives s the pages that n more tokens are written to, none of which anybody else reads there. */
+void state_admit(struct qn_seq *s, int n);
 static inline size_t kv_kind_bytes(enum kv_kind k) { return k == KV_F32 ? 4 : 2; }
 /* Keys and values of block b of KV head h in attention layer i. */
 uint8_t *state_keys(const struct qn_seq *s, int i, int h, int b);

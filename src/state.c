@@ -1,29 +1,53 @@
 /* SPDX-License-Identifier: MIT */
-/* Memory of a sequence: KV cache and recurrent states.  Address space for the whole context is reserved when a sequence begins;
- * pages are touched as tokens arrive. */
+/* Memory of a sequence.  Keys and values lie in pages: one page is one attention block, 128 positions, of all attention layers and
+ * KV heads.  Pages are shared by reference.  Nothing past a sequence's end is read, so a page's unfilled rest may be written by one
+ * of those who share it, and whoever wants to write elsewhere copies the page first.  Recurrent states and the convolutions' inputs
+ * have no positions: each sequence has its own slot, which is copied when it is needed twice. */
 #include "run.h"
 
 #include <stdlib.h>
 #include <string.h>
 
+static size_t round_up(size_t n, size_t to) { return (n + to - 1) / to * to; }
+
 void state_sizes(struct qn_engine *e)
 {
     const struct hparams *hp = &e->model.hp;
-    size_t n_blocks = ((size_t)e->n_ctx + ATTN_BLOCK - 1) / ATTN_BLOCK, dim = (size_t)hp->ssm_dim;
-    size_t pair = kv_kind_bytes(e->k_kind) + kv_kind_bytes(e->v_kind);
+    size_t dim = (size_t)hp->ssm_dim, pair = kv_kind_bytes(e->k_kind) + kv_kind_bytes(e->v_kind);
+    e->n_blocks = (e->n_ctx - 1) / ATTN_BLOCK + 1;
     e->kv_block_bytes = (size_t)hp->head_dim * ATTN_BLOCK * pair;
-    e->kv_head_bytes = e->kv_block_bytes * n_blocks;
-    e->kv_bytes = e->kv_head_bytes * (size_t)hp->n_head_kv * (size_t)e->model.n_attn;
+    e->page_bytes = e->kv_block_bytes * (size_t)hp->n_head_kv * (size_t)e->model.n_attn;
     e->state_bytes = sizeof(float) * (size_t)e->model.n_delta * (size_t)hp->n_v_head * dim * dim;
     size_t channels = (2 * (size_t)hp->n_k_head + (size_t)hp->n_v_head) * dim;
     e->conv_bytes = hp->n_tap ? sizeof(float) * (size_t)e->model.n_delta * (size_t)(hp->n_tap - 1) * channels : 0;
+    e->slot_bytes = round_up(e->state_bytes + e->conv_bytes, 4096); /* sequences do not share pages of the system */
+}
+
+int state_open(struct qn_engine *e, struct qn_error *err)
+{
+    size_t n_seq = (size_t)e->n_seq, n_pages = n_seq * (size_t)e->n_blocks;
+    /* a huge page would put the columns of a state that workers of several nodes own onto one of them */
+    bool huge = pool_n_nodes(e->pool) == 1;
+    e->fill = mem_reserve(n_pages, false);
+    if (!e->fill || !slab_open(&e->pages, e->page_bytes, n_pages, true) ||
+        !slab_open(&e->slots, e->slot_bytes, n_seq, huge))
+        return fail(err, QN_E_MEMORY, "no address space for %d sequences of %.0f MiB", e->n_seq,
+                    ((double)e->n_blocks * (double)e->page_bytes + (double)e->slot_bytes) / 1048576);
+    return 0;
+}
+
+void state_close(struct qn_engine *e)
+{
+    mem_release(e->fill, (size_t)e->pages.n);
+    e->fill = NULL;
+    slab_close(&e->pages);
+    slab_close(&e->slots);
 }
 
 uint8_t *state_keys(const struct qn_seq *s, int i, int h, int b)
 {
     const struct qn_engine *e = s->engine;
-    return s->kv + ((size_t)i * (size_t)e->model.hp.n_head_kv + (size_t)h) * e->kv_head_bytes +
-           (size_t)b * e->kv_block_bytes;
+    return slab_at(&e->pages, s->page[b]) + ((size_t)i * (size_t)e->model.hp.n_head_kv + (size_t)h) * e->kv_block_bytes;
 }
 
 uint8_t *state_values(const struct qn_seq *s, int i, int h, int b)
@@ -44,7 +68,37 @@ float *state_conv(const struct qn_seq *s, int i)
     return s->conv + s->engine->conv_bytes / sizeof(float) / (size_t)s->engine->model.n_delta * (size_t)i;
 }
 
-int qn_seq_new(qn_seq **out, qn_engine *e, struct qn_error *err)
+/* ---- pages */
+
+/* Block b of s becomes a page of its own. */
+static void copy_page(struct qn_seq *s, int b)
+{
+    struct qn_engine *e = s->engine;
+    int32_t own = slab_take(&e->pages, NULL), shared = s->page[b];
+    memcpy(slab_at(&e->pages, own), slab_at(&e->pages, shared), e->page_bytes);
+    slab_drop(&e->pages, shared);
+    s->page[b] = own;
+}
+
+void state_admit(struct qn_seq *s, int n)
+{
+    struct qn_engine *e = s->engine;
+    int in_page = s->n % ATTN_BLOCK, first = s->n / ATTN_BLOCK, end = s->n + n;
+    if (in_page > 0) {
+        int32_t p = s->page[first];
+        if (e->pages.refs[p] > 1 && e->fill[p] != in_page) /* somebody else has written on */
+            copy_page(s, first);
+    }
+    for (; s->n_pages * ATTN_BLOCK < end; s->n_pages++)
+        s->page[s->n_pages] = slab_take(&e->pages, NULL);
+    for (int b = first; b < s->n_pages; b++)
+        e->fill[s->page[b]] = (uint8_t)(end - b * ATTN_BLOCK < ATTN_BLOCK ? end - b * ATTN_BLOCK : ATTN_BLOCK);
+}
+
+/* ---- sequences */
+
+/* A sequence without tokens; the recurrent state holds anything unless *fresh. */
+static int seq_new(qn_seq **out, qn_engine *e, bool *fresh, struct qn_error *err)
 {
     *out = NULL;
     if (e->vocab_only)
@@ -55,16 +109,28 @@ int qn_seq_new(qn_seq **out, qn_engine *e, struct qn_error *err)
     if (!s)
         return fail(err, QN_E_MEMORY, "no memory for a sequence");
     s->engine = e;
-    s->kv = mem_reserve(e->kv_bytes, false);
-    s->state = mem_reserve(e->state_bytes, false);
-    s->conv = mem_reserve(e->conv_bytes, false);
-    e->n_live++;
-    if (!s->kv || !s->state || !s->conv) {
-        qn_seq_free(s);
-        return fail(err, QN_E_MEMORY, "no address space for a sequence of %zu bytes",
-                    e->kv_bytes + e->state_bytes + e->conv_bytes);
+    s->page = mem_reserve((size_t)e->n_blocks * sizeof *s->page, false);
+    if (!s->page) {
+        free(s);
+        return fail(err, QN_E_MEMORY, "no address space for a sequence of %d pages", e->n_blocks);
     }
+    s->slot = slab_take(&e->slots, fresh);
+    s->state = (float *)(void *)slab_at(&e->slots, s->slot);
+    s->conv = s->state + e->state_bytes / sizeof(float);
+    e->n_live++;
     *out = s;
+    return 0;
+}
+
+static void zero_state(struct qn_seq *s) { memset(s->state, 0, s->engine->state_bytes + s->engine->conv_bytes); }
+
+int qn_seq_new(qn_seq **out, qn_engine *e, struct qn_error *err)
+{
+    bool fresh;
+    if (seq_new(out, e, &fresh, err))
+        return err->code;
+    if (!fresh)
+        zero_state(*out);
     return 0;
 }
 
@@ -73,18 +139,20 @@ void qn_seq_free(qn_seq *s)
     if (!s)
         return;
     struct qn_engine *e = s->engine;
-    mem_release(s->kv, e->kv_bytes);
-    mem_release(s->state, e->state_bytes);
-    mem_release(s->conv, e->conv_bytes);
+    while (s->n_pages > 0)
+        slab_drop(&e->pages, s->page[--s->n_pages]);
+    slab_drop(&e->slots, s->slot);
+    mem_release(s->page, (size_t)e->n_blocks * sizeof *s->page);
     e->n_live--;
     free(s);
 }
 
 void qn_seq_clear(qn_seq *s)
 {
-    s->n = 0; /* what the cache holds past n is never read */
-    memset(s->state, 0, s->engine->state_bytes);
-    memset(s->conv, 0, s->engine->conv_bytes);
+    while (s->n_pages > 0)
+        slab_drop(&s->engine->pages, s->page[--s->n_pages]);
+    s->n = 0;
+    zero_state(s);
 }
 
 int qn_seq_len(const qn_seq *s) { return s->n; }
