@@ -2,6 +2,7 @@
 /* Opening a model, and evaluating: the caller's spans are cut into steps of at most n_ubatch rows.  How they are cut changes no bit. */
 #include "load.h"
 #include "run.h"
+#include "store.h"
 #include "text_parts.h"
 
 #include "config.h"
@@ -41,6 +42,7 @@ static int settings(struct qn_engine *e, const struct qn_options *o, struct qn_e
     e->k_kind = o->type_k == QN_KV_F32 ? KV_F32 : KV_F16;
     e->v_kind = o->type_v == QN_KV_F32 ? KV_F32 : KV_F16;
     e->delta = o->delta;
+    e->cache_bytes = o->cache_ram;
     if (!simd_init(&e->ops, o->isa)) {
         char known[100] = "";
         for (const char *const *l = simd_levels(); *l; l++)
@@ -87,14 +89,22 @@ static struct memory memory_of(struct qn_engine *e, const struct loading *l, int
     return m;
 }
 
+enum { CACHE_SHARE = 4 }; /* by itself the prefix store takes a quarter of what is left */
+
 /* Refuses what cannot fit before anything is touched, and says what would. */
 static int check_memory(struct qn_engine *e, const struct loading *l, struct qn_error *err)
 {
     const double mib = 1024.0 * 1024.0, have = (double)mem_available();
     int wanted = e->n_ctx, fits = 0, too_much = wanted;
     struct memory m = memory_of(e, l, wanted);
-    if (m.total <= have)
-        return 0;
+    if (m.total <= have) {
+        if (e->cache_bytes == QN_CACHE_AUTO)
+            e->cache_bytes = (size_t)(have - m.total) / CACHE_SHARE;
+        if (m.total + (double)e->cache_bytes <= have)
+            return 0;
+        return fail(err, QN_E_MEMORY, "%s: a prefix store of %.0f MiB does not fit: %.0f of %.0f MiB are left for it",
+                    e->gguf->path, (double)e->cache_bytes / mib, (have - m.total) / mib, have / mib);
+    }
     while (too_much - fits > 1) {
         int n = fits + (too_much - fits) / 2;
         *(memory_of(e, l, n).total <= have ? &fits : &too_much) = n;
@@ -235,6 +245,8 @@ static int add_rows(qn_engine *e, const struct qn_span *sp, int from)
 {
     struct step *s = &e->step;
     int n = sp->n - from < e->n_ubatch - s->n_rows ? sp->n - from : e->n_ubatch - s->n_rows;
+    int to_snapshot = e->keep_every ? e->keep_every - sp->seq->n % e->keep_every : n;
+    n = n < to_snapshot ? n : to_snapshot;
     s->span[s->n_spans++] = (struct span){.seq = sp->seq, .row = s->n_rows, .n = n, .pos = sp->seq->n};
     for (int i = 0; i < n; i++) {
         s->ids[s->n_rows] = sp->ids[from + i];
@@ -243,6 +255,16 @@ static int add_rows(qn_engine *e, const struct qn_span *sp, int from)
         s->n_rows++;
     }
     return n;
+}
+
+/* A span of the step is done: its sequence has its ids. */
+static void add_ids(qn_engine *e, const struct span *sp)
+{
+    struct qn_seq *q = sp->seq;
+    memcpy(q->ids + q->n, e->step.ids + sp->row, (size_t)sp->n * sizeof *q->ids);
+    q->n += sp->n;
+    if (e->keep_every && q->n % e->keep_every == 0)
+        store_keep(e->store, q);
 }
 
 int qn_eval(qn_engine *e, const struct qn_span *spans, int n_spans, float *logits, struct qn_error *err)
@@ -269,7 +291,7 @@ int qn_eval(qn_engine *e, const struct qn_span *spans, int n_spans, float *logit
             return err->code;
         }
         for (int j = 0; j < s->n_spans; j++)
-            s->span[j].seq->n += s->span[j].n;
+            add_ids(e, &s->span[j]);
         if (s->n_out)
             logits += (size_t)s->n_out * (size_t)e->model.hp.n_vocab;
     }

@@ -53,6 +53,7 @@ typedef struct qn_seq qn_seq;
 
 enum qn_kv_type { QN_KV_F16, QN_KV_F32 };
 enum qn_delta_form { QN_DELTA_EXACT, QN_DELTA_CHUNKED /* tests and measurements only */ };
+#define QN_CACHE_AUTO SIZE_MAX
 enum qn_log_level { QN_LOG_WARN, QN_LOG_INFO, QN_LOG_DEBUG };
 
 struct qn_options {
@@ -63,6 +64,7 @@ struct qn_options {
     int n_ctx; /* positions a sequence can hold; 0 = min(the model's context length, 4096) */
     int n_seq; /* sequences alive at once; 0 = 1; 1..1024 */
     int n_ubatch; /* rows a step computes at once; 0 = 512; 1..8192 */
+    size_t cache_ram; /* most bytes of the prefix store; 0 = there is none; QN_CACHE_AUTO = a quarter of what is left */
     enum qn_kv_type type_k; /* of the KV cache's keys */
     enum qn_kv_type type_v; /* of the KV cache's values */
     enum qn_delta_form delta;
@@ -120,6 +122,37 @@ QN_API int qn_seq_new(qn_seq **out, qn_engine *e, struct qn_error *err);
 QN_API void qn_seq_free(qn_seq *s); /* NULL is fine */
 QN_API void qn_seq_clear(qn_seq *s);
 QN_API int qn_seq_len(const qn_seq *s); /* tokens evaluated so far */
+/* A new sequence that has what s has, and goes on with the same bits; QN_E_NOSPACE when n_seq are alive.  Pages of the KV cache are
+ * shared and copied only where one of the two writes on into a page that the other has written to; a recurrent state is copied. */
+QN_API int qn_seq_fork(qn_seq **out, const qn_seq *s, struct qn_error *err);
+
+/* The prefix store keeps what sequences have computed, found again by its tokens, up to options.cache_ram bytes; what was not used
+ * for longest leaves first.  A recurrent state cannot be taken back token by token, so a sequence of a model that has one can be
+ * resumed where a snapshot was made: by qn_seq_keep(), by qn_seq_resume() of what it gives up, and unasked at some multiples of 512
+ * positions.  Other models can be resumed at every token.  What is brought back continues with the bits of a fresh computation. */
+
+/* Keeps what s has computed so far.  Returns 1, or 0 when it does not fit the budget or there is no store. */
+QN_API int qn_seq_keep(qn_seq *s);
+
+/* What qn_seq_resume() found. */
+struct qn_kept {
+    int n; /* tokens of the prompt */
+    int kept; /* of them need not be computed */
+    int same; /* of them are known; those from kept on are computed again for want of a snapshot */
+    int32_t was, is; /* the next token of what is known and of the prompt: where they part; -1 = none */
+};
+/* Makes s hold the longest beginning of ids[0..n) that it has itself or the store knows, but at least one token less than n, and
+ * returns its length: evaluate ids from there on.  What s held and does not need for it is kept in the store. */
+QN_API int qn_seq_resume(qn_seq *s, const int32_t *ids, int n, struct qn_kept *out /* may be NULL */);
+/* Takes s back to its first n tokens, or to the last place in front of them that it can be resumed at; returns its length. */
+QN_API int qn_seq_rewind(qn_seq *s, int n);
+
+struct qn_cache_info {
+    size_t budget, bytes; /* allowed and in use; a page is counted though sequences may share it */
+    int n_snapshots;
+    int64_t n_evicted; /* snapshots that have left since the engine was opened */
+};
+QN_API void qn_cache_info(const qn_engine *e, struct qn_cache_info *out);
 
 enum qn_logits { QN_LOGITS_NONE, QN_LOGITS_LAST, QN_LOGITS_ALL };
 

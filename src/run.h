@@ -28,6 +28,7 @@ enum {
 struct qn_seq {
     struct qn_engine *engine;
     int n; /* tokens evaluated */
+    int32_t *ids; /* [n] they; room for n_ctx */
     /* KV cache: page b holds positions 128 b to 128 b + 127, [n_attn][n_head_kv] times keys [head_dim][128] and values
      * [128][head_dim] */
     int32_t *page; /* [n_pages] in the engine's pages; room for n_blocks */
@@ -142,17 +143,22 @@ struct qn_engine {
     size_t state_bytes, conv_bytes, slot_bytes; /* recurrent memory of a sequence: its parts; from one to the next */
     struct slab pages, slots;
     uint8_t *fill; /* [pages] positions of each page that were written */
+    size_t cache_bytes; /* budget of the prefix store */
+    struct store *store; /* NULL: none */
+    int keep_every; /* the store gets a snapshot of every sequence at multiples of this; 0 = it does not */
     struct text_parts *text; /* tokenizer, template: text_parts.c */
     char description[160];
 };
 
 /* ---- state.c */
 void state_sizes(struct qn_engine *e);
-/* Reserves address space for n_seq full sequences; sizes are there. */
+/* Reserves address space for n_seq full sequences and a prefix store of cache_bytes; sizes are there. */
 int state_open(struct qn_engine *e, struct qn_error *err);
 void state_close(struct qn_engine *e); /* idempotent */
 /* Gives s the pages that n more tokens are written to, none of which anybody else reads there. */
 void state_admit(struct qn_seq *s, int n);
+/* All pages but the first n. */
+void state_drop_pages(struct qn_seq *s, int n);
 static inline size_t kv_kind_bytes(enum kv_kind k) { return k == KV_F32 ? 4 : 2; }
 /* Keys and values of block b of KV head h in attention layer i. */
 uint8_t *state_keys(const struct qn_seq *s, int i, int h, int b);

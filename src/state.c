@@ -4,6 +4,7 @@
  * of those who share it, and whoever wants to write elsewhere copies the page first.  Recurrent states and the convolutions' inputs
  * have no positions: each sequence has its own slot, which is copied when it is needed twice. */
 #include "run.h"
+#include "store.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -25,19 +26,25 @@ void state_sizes(struct qn_engine *e)
 
 int state_open(struct qn_engine *e, struct qn_error *err)
 {
-    size_t n_seq = (size_t)e->n_seq, n_pages = n_seq * (size_t)e->n_blocks;
+    size_t n_seq = (size_t)e->n_seq, n_pages = n_seq * (size_t)e->n_blocks + store_pages(e, e->cache_bytes);
     /* a huge page would put the columns of a state that workers of several nodes own onto one of them */
     bool huge = pool_n_nodes(e->pool) == 1;
     e->fill = mem_reserve(n_pages, false);
     if (!e->fill || !slab_open(&e->pages, e->page_bytes, n_pages, true) ||
-        !slab_open(&e->slots, e->slot_bytes, n_seq, huge))
-        return fail(err, QN_E_MEMORY, "no address space for %d sequences of %.0f MiB", e->n_seq,
-                    ((double)e->n_blocks * (double)e->page_bytes + (double)e->slot_bytes) / 1048576);
+        !slab_open(&e->slots, e->slot_bytes, n_seq + store_slots(e, e->cache_bytes), huge))
+        return fail(err, QN_E_MEMORY, "no address space for %d sequences of %.0f MiB and a prefix store of %.0f MiB",
+                    e->n_seq, ((double)e->n_blocks * (double)e->page_bytes + (double)e->slot_bytes) / 1048576,
+                    (double)e->cache_bytes / 1048576);
+    if (e->cache_bytes && !(e->store = store_open(e, e->cache_bytes)))
+        return fail(err, QN_E_MEMORY, "no memory for the tables of the prefix store");
+    e->keep_every = e->store ? store_interval(e) : 0;
     return 0;
 }
 
 void state_close(struct qn_engine *e)
 {
+    store_close(e->store);
+    e->store = NULL;
     mem_release(e->fill, (size_t)e->pages.n);
     e->fill = NULL;
     slab_close(&e->pages);
@@ -95,7 +102,20 @@ void state_admit(struct qn_seq *s, int n)
         e->fill[s->page[b]] = (uint8_t)(end - b * ATTN_BLOCK < ATTN_BLOCK ? end - b * ATTN_BLOCK : ATTN_BLOCK);
 }
 
+void state_drop_pages(struct qn_seq *s, int n)
+{
+    while (s->n_pages > n)
+        slab_drop(&s->engine->pages, s->page[--s->n_pages]);
+}
+
 /* ---- sequences */
+
+static void free_tables(struct qn_seq *s)
+{
+    mem_release(s->page, (size_t)s->engine->n_blocks * sizeof *s->page);
+    mem_release(s->ids, (size_t)s->engine->n_ctx * sizeof *s->ids);
+    free(s);
+}
 
 /* A sequence without tokens; the recurrent state holds anything unless *fresh. */
 static int seq_new(qn_seq **out, qn_engine *e, bool *fresh, struct qn_error *err)
@@ -110,9 +130,10 @@ static int seq_new(qn_seq **out, qn_engine *e, bool *fresh, struct qn_error *err
         return fail(err, QN_E_MEMORY, "no memory for a sequence");
     s->engine = e;
     s->page = mem_reserve((size_t)e->n_blocks * sizeof *s->page, false);
-    if (!s->page) {
-        free(s);
-        return fail(err, QN_E_MEMORY, "no address space for a sequence of %d pages", e->n_blocks);
+    s->ids = mem_reserve((size_t)e->n_ctx * sizeof *s->ids, false);
+    if (!s->page || !s->ids) {
+        free_tables(s);
+        return fail(err, QN_E_MEMORY, "no address space for the tables of a sequence of %d tokens", e->n_ctx);
     }
     s->slot = slab_take(&e->slots, fresh);
     s->state = (float *)(void *)slab_at(&e->slots, s->slot);
@@ -134,23 +155,37 @@ int qn_seq_new(qn_seq **out, qn_engine *e, struct qn_error *err)
     return 0;
 }
 
+int qn_seq_fork(qn_seq **out, const qn_seq *from, struct qn_error *err)
+{
+    bool fresh;
+    struct qn_engine *e = from->engine;
+    if (seq_new(out, e, &fresh, err))
+        return err->code;
+    struct qn_seq *s = *out;
+    for (; s->n_pages < from->n_pages; s->n_pages++) {
+        s->page[s->n_pages] = from->page[s->n_pages];
+        slab_share(&e->pages, s->page[s->n_pages]);
+    }
+    s->n = from->n;
+    memcpy(s->ids, from->ids, (size_t)s->n * sizeof *s->ids);
+    memcpy(s->state, from->state, e->state_bytes + e->conv_bytes);
+    return 0;
+}
+
 void qn_seq_free(qn_seq *s)
 {
     if (!s)
         return;
     struct qn_engine *e = s->engine;
-    while (s->n_pages > 0)
-        slab_drop(&e->pages, s->page[--s->n_pages]);
+    state_drop_pages(s, 0);
     slab_drop(&e->slots, s->slot);
-    mem_release(s->page, (size_t)e->n_blocks * sizeof *s->page);
     e->n_live--;
-    free(s);
+    free_tables(s);
 }
 
 void qn_seq_clear(qn_seq *s)
 {
-    while (s->n_pages > 0)
-        slab_drop(&s->engine->pages, s->page[--s->n_pages]);
+    state_drop_pages(s, 0);
     s->n = 0;
     zero_state(s);
 }

@@ -1,0 +1,431 @@
+/* SPDX-License-Identifier: MIT */
+/* The prefix store: a radix tree over token ids.  A node is a run of tokens behind its parent's.  It has references to the KV pages of
+ * its positions, where a page in which one node ends and the next begins belongs to both, and it may have a snapshot: a copy of the
+ * recurrent state behind its last token.  Snapshots leave in the order of their last use; a node without one goes when nothing
+ * hangs on it, so every leaf has one.  A model without recurrent states has snapshots, too, which take no memory. */
+#include "store.h"
+#include "run.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+struct node {
+    struct node *parent, *child, *next; /* child: the first; next: sibling */
+    int from, to; /* positions */
+    int32_t *ids; /* [to - from] */
+    int32_t *page; /* [blocks_of()] pages of blocks from / 128 to (to - 1) / 128 */
+    bool kept; /* has a snapshot */
+    int32_t slot; /* of the snapshot, if there are recurrent states */
+    struct node *older, *newer; /* among snapshots */
+};
+
+struct store {
+    struct qn_engine *e;
+    struct node root; /* no tokens */
+    struct node *oldest, *newest;
+    struct node *hold; /* is not freed while something is being put below it */
+    struct node *guard; /* its snapshot stays, since it is wanted next */
+    int32_t *held; /* [pages] how many nodes refer to each */
+    size_t budget, bytes;
+    int n_kept;
+    int64_t n_evicted;
+};
+
+/* A place in the tree: n tokens lead there, the last of them in node. */
+struct place {
+    struct node *node;
+    int n;
+};
+
+enum { LEAST_COST = 4096 }; /* bytes that a page is charged at least, so that the budget bounds their number */
+
+static size_t page_cost(const struct qn_engine *e) { return e->page_bytes > LEAST_COST ? e->page_bytes : LEAST_COST; }
+size_t store_pages(const struct qn_engine *e, size_t budget) { return budget / page_cost(e); }
+size_t store_slots(const struct qn_engine *e, size_t budget) { return e->slot_bytes ? budget / e->slot_bytes : 0; }
+
+int store_interval(const struct qn_engine *e)
+{
+    enum { UNIT = 512, MOST = 8192 };
+    size_t position = e->page_bytes / ATTN_BLOCK;
+    if (!e->slot_bytes)
+        return 0;
+    return !position || e->slot_bytes / position >= MOST ? MOST : (int)(e->slot_bytes / position / UNIT + 1) * UNIT;
+}
+
+struct store *store_open(struct qn_engine *e, size_t budget)
+{
+    struct store *st = calloc(1, sizeof *st);
+    if (!st)
+        return NULL;
+    st->e = e;
+    st->budget = budget;
+    st->held = mem_reserve((size_t)e->pages.n * sizeof *st->held, false);
+    if (st->held)
+        return st;
+    free(st);
+    return NULL;
+}
+
+/* ---- nodes */
+
+static int blocks_of(int from, int to) { return (to - 1) / ATTN_BLOCK - from / ATTN_BLOCK + 1; }
+
+static size_t own_bytes(const struct node *n)
+{
+    return sizeof *n + sizeof(int32_t) * (size_t)(n->to - n->from + blocks_of(n->from, n->to));
+}
+
+static void hold_page(struct store *st, int32_t p)
+{
+    slab_share(&st->e->pages, p);
+    st->bytes += st->held[p]++ == 0 ? page_cost(st->e) : 0;
+}
+
+static void leave_page(struct store *st, int32_t p)
+{
+    st->bytes -= --st->held[p] == 0 ? page_cost(st->e) : 0;
+    slab_drop(&st->e->pages, p);
+}
+
+/* A node for positions [from, to) of a path, linked to nothing; NULL when there is no memory. */
+static struct node *new_node(struct store *st, int from, int to, const int32_t *ids, const int32_t *pages)
+{
+    struct node *n = calloc(1, sizeof *n);
+    int n_blocks = blocks_of(from, to);
+    if (!n)
+        return NULL;
+    n->from = from;
+    n->to = to;
+    n->ids = malloc((size_t)(to - from) * sizeof *ids);
+    n->page = malloc((size_t)n_blocks * sizeof *pages);
+    if (!n->ids || !n->page) {
+        free(n->ids);
+        free(n->page);
+        free(n);
+        return NULL;
+    }
+    memcpy(n->ids, ids, (size_t)(to - from) * sizeof *ids);
+    memcpy(n->page, pages, (size_t)n_blocks * sizeof *pages);
+    for (int b = 0; b < n_blocks; b++)
+        hold_page(st, n->page[b]);
+    st->bytes += own_bytes(n);
+    return n;
+}
+
+static void free_node(struct store *st, struct node *n)
+{
+    for (int b = 0; b < blocks_of(n->from, n->to); b++)
+        leave_page(st, n->page[b]);
+    st->bytes -= own_bytes(n);
+    free(n->ids);
+    free(n->page);
+    free(n);
+}
+
+static void add_child(struct node *parent, struct node *n)
+{
+    n->parent = parent;
+    n->next = parent->child;
+    parent->child = n;
+}
+
+static void unlink_child(struct node *n)
+{
+    struct node **at = &n->parent->child;
+    while (*at != n)
+        at = &(*at)->next;
+    *at = n->next;
+}
+
+/* Cuts n in front of position `at` and returns the upper part; NULL when there is no memory. */
+static struct node *split(struct store *st, struct node *n, int at)
+{
+    struct node *upper = new_node(st, n->from, at, n->ids, n->page);
+    int gone = at / ATTN_BLOCK - n->from / ATTN_BLOCK; /* blocks that end in front of `at` */
+    if (!upper)
+        return NULL;
+    st->bytes -= own_bytes(n);
+    for (int b = 0; b < gone; b++)
+        leave_page(st, n->page[b]);
+    memmove(n->ids, n->ids + (at - n->from), (size_t)(n->to - at) * sizeof *n->ids);
+    n->from = at;
+    memmove(n->page, n->page + gone, (size_t)blocks_of(at, n->to) * sizeof *n->page);
+    st->bytes += own_bytes(n);
+    unlink_child(n);
+    add_child(n->parent, upper);
+    add_child(upper, n);
+    return upper;
+}
+
+/* ---- snapshots, by last use */
+
+static void unlink_kept(struct store *st, struct node *n)
+{
+    *(n->older ? &n->older->newer : &st->oldest) = n->newer;
+    *(n->newer ? &n->newer->older : &st->newest) = n->older;
+}
+
+static void link_newest(struct store *st, struct node *n)
+{
+    n->older = st->newest;
+    n->newer = NULL;
+    *(st->newest ? &st->newest->newer : &st->oldest) = n;
+    st->newest = n;
+}
+
+/* n was used.  Without recurrent states any node can be resumed from, so each that is used gets a snapshot. */
+static void touch(struct store *st, struct node *n)
+{
+    if (n->kept)
+        unlink_kept(st, n);
+    else
+        st->n_kept++;
+    n->kept = true;
+    link_newest(st, n);
+}
+
+/* Frees n and its ancestors as far as nothing needs them. */
+static void prune(struct store *st, struct node *n)
+{
+    while (n != &st->root && !n->child && !n->kept && n != st->hold) {
+        struct node *parent = n->parent;
+        unlink_child(n);
+        free_node(st, n);
+        n = parent;
+    }
+}
+
+static void drop_snapshot(struct store *st, struct node *n)
+{
+    unlink_kept(st, n);
+    n->kept = false;
+    st->n_kept--;
+    if (st->e->slot_bytes) {
+        slab_drop(&st->e->slots, n->slot);
+        st->bytes -= st->e->slot_bytes;
+    }
+    prune(st, n);
+}
+
+void store_close(struct store *st)
+{
+    if (!st)
+        return;
+    while (st->oldest)
+        drop_snapshot(st, st->oldest);
+    mem_release(st->held, (size_t)st->e->pages.n * sizeof *st->held);
+    free(st);
+}
+
+/* ---- looking up */
+
+static int agree(const int32_t *a, int n_a, const int32_t *b, int n_b)
+{
+    int n = 0;
+    while (n < n_a && n < n_b && a[n] == b[n])
+        n++;
+    return n;
+}
+
+/* How far ids lead into the tree. */
+static struct place walk(struct store *st, const int32_t *ids, int n)
+{
+    struct place at = {.node = &st->root};
+    while (at.n == at.node->to && at.n < n) {
+        struct node *child = at.node->child;
+        while (child && child->ids[0] != ids[at.n])
+            child = child->next;
+        if (!child)
+            break;
+        at.n += agree(child->ids, child->to - child->from, ids + at.n, n - at.n);
+        at.node = child;
+    }
+    return at;
+}
+
+/* The last place on the way to `at`, at most `limit` tokens deep, where a sequence can be resumed. */
+static struct place resumable(struct store *st, struct place at, int limit)
+{
+    bool anywhere = !st->e->slot_bytes;
+    at.n = at.n < limit ? at.n : limit;
+    while (at.node != &st->root && (anywhere ? at.node->from >= at.n : !at.node->kept || at.node->to > at.n))
+        at.node = at.node->parent;
+    if (!anywhere || at.node == &st->root)
+        at.n = at.node->to;
+    return at;
+}
+
+/* ---- keeping */
+
+/* Bytes that a snapshot of s adds behind the first `at` tokens, which the tree has. */
+static size_t bytes_for(const struct store *st, const struct qn_seq *s, int at)
+{
+    size_t bytes = st->e->slot_bytes + 2 * sizeof(struct node) + sizeof(int32_t); /* a cut makes one more of each */
+    if (at == s->n)
+        return bytes;
+    bytes += sizeof(int32_t) * (size_t)(s->n - at + blocks_of(at, s->n));
+    for (int b = at / ATTN_BLOCK; b <= (s->n - 1) / ATTN_BLOCK; b++)
+        bytes += st->held[s->page[b]] ? 0 : page_cost(st->e);
+    return bytes;
+}
+
+static bool make_room(struct store *st, const struct qn_seq *s, int at)
+{
+    size_t whole = st->e->slot_bytes + (size_t)s->n_pages * page_cost(st->e);
+    if (whole > st->budget)
+        return false; /* whatever left for it */
+    while (bytes_for(st, s, at) > st->budget - st->bytes) {
+        struct node *n = st->oldest == st->guard && st->guard ? st->guard->newer : st->oldest;
+        if (!n)
+            return false;
+        drop_snapshot(st, n);
+        st->n_evicted++;
+    }
+    return true;
+}
+
+/* The node that ends behind the last token of s, of which the tree has those up to `at`; NULL when there is no memory. */
+static struct node *node_for(struct store *st, const struct qn_seq *s, struct place at)
+{
+    struct node *n = at.n < at.node->to ? split(st, at.node, at.n) : at.node;
+    if (!n || at.n == s->n)
+        return n;
+    struct node *end = new_node(st, at.n, s->n, s->ids + at.n, s->page + at.n / ATTN_BLOCK);
+    if (end)
+        add_child(n, end);
+    return end;
+}
+
+bool store_keep(struct store *st, struct qn_seq *s)
+{
+    struct place at = walk(st, s->ids, s->n);
+    bool there = at.n == s->n && (!st->e->slot_bytes || (at.node->kept && at.node->to == s->n));
+    if (s->n == 0)
+        return true;
+    st->hold = at.node;
+    struct node *n = there ? at.node : make_room(st, s, at.n) ? node_for(st, s, at) : NULL;
+    st->hold = NULL;
+    if (n && !there && st->e->slot_bytes) {
+        n->slot = slab_take(&st->e->slots, NULL);
+        memcpy(slab_at(&st->e->slots, n->slot), s->state, st->e->state_bytes + st->e->conv_bytes);
+        st->bytes += st->e->slot_bytes;
+    }
+    if (n)
+        touch(st, n);
+    prune(st, at.node);
+    return n != NULL;
+}
+
+/* ---- resuming */
+
+/* Makes s hold the tokens that lead to a resumable place: the first of ids. */
+static void restore(struct store *st, struct qn_seq *s, struct place at, const int32_t *ids)
+{
+    struct qn_engine *e = st->e;
+    touch(st, at.node);
+    state_drop_pages(s, 0);
+    s->n_pages = blocks_of(0, at.n);
+    int b = s->n_pages - 1;
+    for (const struct node *n = at.node; n != &st->root; n = n->parent)
+        for (; b >= n->from / ATTN_BLOCK;
+             b--) { /* of nodes that share a page, the deepest has the page that ours wrote on */
+            s->page[b] = n->page[b - n->from / ATTN_BLOCK];
+            slab_share(&e->pages, s->page[b]);
+        }
+    if (e->slot_bytes)
+        memcpy(s->state, slab_at(&e->slots, at.node->slot), e->state_bytes + e->conv_bytes);
+    memmove(s->ids, ids, (size_t)at.n * sizeof *ids);
+    s->n = at.n;
+}
+
+/* The tokens that s can go back to without a snapshot, up to `limit`, when its first `same` are wanted. */
+static int own_place(const struct qn_seq *s, int same, int limit)
+{
+    int n = same < limit ? same : limit;
+    return n == s->n || !s->engine->slot_bytes ? n : 0;
+}
+
+static void go_back(struct qn_seq *s, int n)
+{
+    if (n == 0) {
+        qn_seq_clear(s);
+        return;
+    }
+    state_drop_pages(s, blocks_of(0, n));
+    s->n = n;
+}
+
+/* Fills in what is known of ids[0..n) in s and in the tree. */
+static void compare(const struct qn_seq *s, struct place at, const int32_t *ids, int n, struct qn_kept *out)
+{
+    out->n = n;
+    out->same = agree(s->ids, s->n, ids, n);
+    out->was = out->same < s->n ? s->ids[out->same] : -1;
+    if (at.node && (at.n > out->same || (at.n == out->same && out->was < 0))) {
+        const struct node *next = at.n < at.node->to ? at.node : at.node->child;
+        out->same = at.n;
+        out->was = next ? next->ids[at.n - next->from] : -1;
+    }
+    out->is = out->same < n ? ids[out->same] : -1;
+}
+
+int qn_seq_resume(qn_seq *s, const int32_t *ids, int n, struct qn_kept *out)
+{
+    struct qn_engine *e = s->engine;
+    struct store *st = e->store;
+    struct place at = {0}, best = {0};
+    struct qn_kept k = {0};
+    int limit = n - 1 < e->n_ctx ? n - 1 : e->n_ctx, same = agree(s->ids, s->n, ids, n);
+    limit = limit < 0 ? 0 : limit;
+    if (st) {
+        at = walk(st, ids, n);
+        best = resumable(st, at, limit);
+    }
+    compare(s, at, ids, n, &k);
+    k.kept = own_place(s, same, limit);
+    bool goes_on = same == s->n && (k.kept == s->n || best.n >= s->n);
+    if (st && !goes_on) {
+        if (best.n > 0)
+            touch(st, st->guard = best.node);
+        store_keep(st, s);
+        st->guard = NULL;
+        best = resumable(st, walk(st, ids, n), limit);
+    }
+    if (best.n > k.kept) {
+        restore(st, s, best, ids);
+        k.kept = best.n;
+    } else if (k.kept < s->n) {
+        go_back(s, k.kept);
+    }
+    if (out)
+        *out = k;
+    return k.kept;
+}
+
+int qn_seq_rewind(qn_seq *s, int n)
+{
+    struct store *st = s->engine->store;
+    if (n >= s->n)
+        return s->n;
+    n = n < 0 ? 0 : n;
+    int own = own_place(s, n, n);
+    struct place best = {0};
+    if (st && own < n)
+        best = resumable(st, walk(st, s->ids, n), n);
+    if (best.n > own)
+        restore(st, s, best, s->ids);
+    else
+        go_back(s, own);
+    return s->n;
+}
+
+int qn_seq_keep(qn_seq *s) { return s->engine->store && store_keep(s->engine->store, s); }
+
+void qn_cache_info(const qn_engine *e, struct qn_cache_info *out)
+{
+    const struct store *st = e->store;
+    *out = (struct qn_cache_info){0};
+    if (st)
+        *out = (struct qn_cache_info){
+            .budget = st->budget, .bytes = st->bytes, .n_snapshots = st->n_kept, .n_evicted = st->n_evicted};
+}

@@ -1,0 +1,27 @@
+/* SPDX-License-Identifier: MIT */
+/* The prefix store: what sequences have computed, kept by its tokens under a budget of bytes.  Model, KV types, rope settings and
+ * QN_BITS are the engine's, so a store never mixes them.  qn_seq_keep(), qn_seq_resume() and qn_seq_rewind() are here. */
+#ifndef QUERN_STORE_H
+#define QUERN_STORE_H
+
+#include "quern.h"
+
+#include <stdbool.h>
+#include <stddef.h>
+
+struct store;
+
+/* A store that holds at most `budget` bytes; NULL when there is no memory for its tables.  The engine's slabs are open, with room for
+ * store_pages() and store_slots() pieces beside those of its sequences. */
+struct store *store_open(struct qn_engine *e, size_t budget);
+void store_close(struct store *st); /* NULL is fine */
+size_t store_pages(const struct qn_engine *e, size_t budget);
+size_t store_slots(const struct qn_engine *e, size_t budget);
+/* Positions from one snapshot that is made unasked to the next: as many as have KV pages of a snapshot's size; 0 = none, since a
+ * model without recurrent states can be resumed at any position. */
+int store_interval(const struct qn_engine *e);
+
+/* Keeps what s has computed.  False when it does not fit. */
+bool store_keep(struct store *st, struct qn_seq *s);
+
+#endif
