@@ -125,8 +125,9 @@ static void get_fields_Q3_K(const uint8_t *block, uint8_t *fields)
     const uint8_t *s = block + 96;
     memcpy(fields, block + 108, 2);
     for (int i = 0; i < 4; i++) {
-        fields[2 + i] = (uint8_t)((s[2 * i] & 15) | s[2 * i + 1] << 4);
-        fields[6 + i] = (uint8_t)(s[2 * i] >> 4 | (s[2 * i + 1] & 0xf0));
+        int at = 2 + i / 2 + i % 2 * 4; /* of group i; group i + 4 is two further on */
+        fields[at] = (uint8_t)((s[2 * i] & 15) | s[2 * i + 1] << 4);
+        fields[at + 2] = (uint8_t)(s[2 * i] >> 4 | (s[2 * i + 1] & 0xf0));
         fields[10 + i] = (uint8_t)((s[8] >> 2 * i & 3) | (s[9] >> 2 * i & 3) << 2 | (s[10] >> 2 * i & 3) << 4 |
                                    (s[11] >> 2 * i & 3) << 6);
     }
@@ -137,8 +138,9 @@ static void put_fields_Q3_K(const uint8_t *fields, uint8_t *block)
     uint8_t *s = block + 96;
     memcpy(block + 108, fields, 2);
     for (int i = 0; i < 4; i++) {
-        s[2 * i] = (uint8_t)((fields[2 + i] & 15) | fields[6 + i] << 4);
-        s[2 * i + 1] = (uint8_t)(fields[2 + i] >> 4 | (fields[6 + i] & 0xf0));
+        int at = 2 + i / 2 + i % 2 * 4;
+        s[2 * i] = (uint8_t)((fields[at] & 15) | fields[at + 2] << 4);
+        s[2 * i + 1] = (uint8_t)(fields[at] >> 4 | (fields[at + 2] & 0xf0));
         s[8 + i] = (uint8_t)((fields[10] >> 2 * i & 3) | (fields[11] >> 2 * i & 3) << 2 |
                              (fields[12] >> 2 * i & 3) << 4 | (fields[13] >> 2 * i & 3) << 6);
     }
@@ -150,27 +152,29 @@ static void get_fields_Q4_K(const uint8_t *block, uint8_t *fields)
 {
     const uint8_t *s = block + 4;
     memcpy(fields, block, 4);
-    uint32_t scale = load_word(s), min = load_word(s + 4), low = (scale & 0x0f0f0f0f) | (min & 0x0f0f0f0f) << 4;
-    uint32_t first = (scale >> 4 & 0x03030303) | (min >> 2 & 0x0c0c0c0c); /* high bits, a nibble for each sub-block */
-    uint32_t last = (scale >> 6 & 0x03030303) | (min >> 4 & 0x0c0c0c0c);
-    uint8_t high[8];
-    memcpy(high, &first, 4);
-    memcpy(high + 4, &last, 4);
-    memcpy(fields + 4, &low, 4);
-    memcpy(fields + 8, s + 8, 4);
-    for (int i = 0; i < 4; i++)
-        fields[12 + i] = (uint8_t)(high[2 * i] | high[2 * i + 1] << 4);
+    uint32_t scale = load_word(s), min = load_word(s + 4), first = (scale & 0x0f0f0f0f) | (min & 0x0f0f0f0f) << 4;
+    uint32_t last = load_word(s + 8); /* low nibbles of sub-blocks 4..7 */
+    uint32_t high_first = (scale >> 4 & 0x03030303) | (min >> 2 & 0x0c0c0c0c); /* a nibble for each sub-block */
+    uint32_t high_last = (scale >> 6 & 0x03030303) | (min >> 4 & 0x0c0c0c0c);
+    for (int i = 0; i < 4; i++) {
+        uint32_t low = i < 2 ? first >> 16 * i : last >> 16 * (i - 2);
+        uint32_t high = i < 2 ? high_first >> 16 * i : high_last >> 16 * (i - 2);
+        fields[4 + i] = (uint8_t)low;
+        fields[8 + i] = (uint8_t)(low >> 8);
+        fields[12 + i] = (uint8_t)(high | high >> 8 << 4);
+    }
 }
 
 static void put_fields_Q4_K(const uint8_t *fields, uint8_t *block)
 {
     uint8_t *s = block + 4;
     memcpy(block, fields, 4);
-    memcpy(s + 8, fields + 8, 4);
     for (int j = 0; j < 4; j++) {
+        int at = 4 + j / 2 + j % 2 * 4; /* of sub-block j; j + 4 is two further on */
         int first = fields[12 + j / 2] >> 4 * (j % 2), last = fields[14 + j / 2] >> 4 * (j % 2);
-        s[j] = (uint8_t)((fields[4 + j] & 15) | (first & 3) << 4 | (last & 3) << 6);
-        s[j + 4] = (uint8_t)(fields[4 + j] >> 4 | (first >> 2 & 3) << 4 | (last >> 2 & 3) << 6);
+        s[j] = (uint8_t)((fields[at] & 15) | (first & 3) << 4 | (last & 3) << 6);
+        s[j + 4] = (uint8_t)(fields[at] >> 4 | (first >> 2 & 3) << 4 | (last >> 2 & 3) << 6);
+        s[j + 8] = fields[at + 2];
     }
 }
 
@@ -186,19 +190,27 @@ static void put_fields_Q6_K(const uint8_t *fields, uint8_t *block)
     memcpy(block + 192, fields + 2, 16);
 }
 
+/* The nibbles of two bytes, the low ones in the first. */
+ALWAYS_INLINE void swap_nibbles(uint8_t *to, const uint8_t *from)
+{
+    uint8_t first = from[0], second = from[1];
+    to[0] = (uint8_t)((first & 15) | second << 4);
+    to[1] = (uint8_t)(first >> 4 | (second & 0xf0));
+}
+
 /* The file has the high bits in front of the low ones. */
 static void get_fields_IQ4_XS(const uint8_t *block, uint8_t *fields)
 {
     memcpy(fields, block, 2);
     memcpy(fields + 2, block + 4, 4);
-    memcpy(fields + 6, block + 2, 2);
+    swap_nibbles(fields + 6, block + 2);
 }
 
 static void put_fields_IQ4_XS(const uint8_t *fields, uint8_t *block)
 {
     memcpy(block, fields, 2);
     memcpy(block + 4, fields + 2, 4);
-    memcpy(block + 2, fields + 6, 2);
+    swap_nibbles(block + 2, fields + 6);
 }
 
 /* Bits of four indices, n of each, the first index lowest: bit k of all four to nibble k. */
@@ -297,7 +309,7 @@ static void get_fields_IQ1_M(const uint8_t *block, uint8_t *fields)
     for (int g = 0; g < 8; g++) {
         unsigned word = load_u16(block + 48 + 2 * (g / 2)), scales = word >> 6 * (g % 2) & 63;
         fields[2 + g / 2] |= (uint8_t)((scales & 15) << 4 * (g % 2));
-        fields[6 + g / 4] |= (uint8_t)(scales >> 4 << 2 * (g % 4));
+        fields[6 + g / 2 % 2] |= (uint8_t)(scales >> 4 << (2 * (g % 2) + g / 4 * 4));
         d |= g % 2 ? 0 : word >> 12 << 2 * g;
         get_high(load_u16(block + 32 + 2 * g), 4, fields + 8 + 4 * g);
     }
@@ -310,7 +322,8 @@ static void put_fields_IQ1_M(const uint8_t *fields, uint8_t *block)
     for (int i = 0; i < 4; i++)
         words[i] = (d >> 4 * i & 15) << 12;
     for (int g = 0; g < 8; g++) {
-        unsigned low = fields[2 + g / 2] >> 4 * (g % 2) & 15u, high = fields[6 + g / 4] >> 2 * (g % 4) & 3u;
+        unsigned low = fields[2 + g / 2] >> 4 * (g % 2) & 15u,
+                 high = fields[6 + g / 2 % 2] >> (2 * (g % 2) + g / 4 * 4) & 3u;
         words[g / 2] |= (low | high << 4) << 6 * (g % 2);
         put_u16(block + 32 + 2 * g, put_high(fields + 8 + 4 * g, 4));
     }

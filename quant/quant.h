@@ -139,22 +139,23 @@ float quant_dot_ref(const struct quant_type *t, const void *row, int64_t cols, c
  *   IQ1_S                       line: 4 indices             d f16, 4 x (top 4 bits of word g | of word g+1 << 4), 8 x high 3
  *   IQ1_M                       line: 4 indices             d f16, 8 x 6 bits (the group's two scales) stored as in IQ4_XS,
  *                                                           8 x high 4, the last of them the signs of the shift
- *   Q4_K                        nibble                      d f16, dmin f16, 8 x (scale & 15 | min & 15 << 4) for sub-block j = 0..7,
- *                                                           4 x (scale_j >> 4 | min_j >> 4 << 2 | scale_j+1 >> 4 << 4 |
- *                                                           min_j+1 >> 4 << 6) for j = 0, 2, 4, 6
+ *   Q4_K                        nibble                      d f16, dmin f16, 8 x (scale & 15 | min & 15 << 4) for sub-blocks
+ *                                                           j = 0, 2, 4, 6, 1, 3, 5, 7, 4 x (scale_j >> 4 | min_j >> 4 << 2 |
+ *                                                           scale_j+1 >> 4 << 4 | min_j+1 >> 4 << 6) for j = 0, 2, 4, 6
  *   Q5_K                        nibble, 1-bit (bit 4)       as Q4_K
  *   Q6_K                        nibble, 2-bit (bits 4, 5)   d f16, 16 x scale int8 (of 16 columns each)
  *   Q2_K                        2-bit                       d f16, dmin f16, 16 x the file's byte (scale | min << 4)
- *   Q3_K                        2-bit, 1-bit (bit 2)        d f16, 8 x (scale_h & 15 | scale_h+1 & 15 << 4) for h = 0, 2 .. 14,
- *                                                           4 x (scale_h >> 4 | .. h+3 >> 4 << 6) for h = 0, 4, 8, 12; scales are
- *                                                           the 6-bit fields as stored (value + 32)
+ *   Q3_K                        2-bit, 1-bit (bit 2)        d f16, 8 x (scale_h & 15 | scale_h+1 & 15 << 4) for h = 0, 4, 8, 12,
+ *                                                           2, 6, 10, 14, 4 x (scale_h >> 4 | .. h+3 >> 4 << 6) for h = 0, 4, 8,
+ *                                                           12; scales are the 6-bit fields as stored (value + 32)
  *   IQ4_XS                      nibble                      d f16, 4 x (scale_j & 15 | scale_j+1 & 15 << 4) for j = 0, 2, 4, 6,
- *                                                           2 x (scale_j >> 4 | .. j+3 >> 4 << 6) for j = 0, 4; stored value + 32
+ *                                                           2 x (high_j | high_j+1 << 2 | high_j+4 << 4 | high_j+5 << 6) for
+ *                                                           j = 0, 2 with high = scale >> 4; stored value + 32
  *
  * So a type takes the bytes of its file blocks, no more. */
 
 /* Version of this layout: packed weights in files carry it.  Raise it with every change of a packed byte of any type. */
-enum { QUANT_LAYOUT = 2 };
+enum { QUANT_LAYOUT = 3 };
 
 /* Blocks of a stretch, from the bytes that the scales of a block take in a tile. */
 static inline int quant_stretch(int scales_bytes)

@@ -272,7 +272,7 @@ static void scales_at(const struct quant_type *t, const uint8_t *q, const uint8_
         break;
     case QN_Q4_K:
     case QN_Q5_K:
-        low = s[64 + 16 * g + r];
+        low = s[64 + 16 * (g / 2 + g % 2 * 4) + r];
         high = s[64 + 128 + 16 * (g / 2) + r] >> 4 * (g % 2);
         d *= (float)((low & 15) | (high & 3) << 4);
         out->m[0] = out->m[1] = -(half_at(s + 32, r) * (float)(low >> 4 | (high >> 2 & 3) << 4));
@@ -288,7 +288,7 @@ static void scales_at(const struct quant_type *t, const uint8_t *q, const uint8_
         }
         break;
     case QN_Q3_K:
-        low = s[32 + 16 * g + r];
+        low = s[32 + 16 * (g / 2 + g % 2 * 4) + r];
         high = s[32 + 128 + 16 * (g / 2) + r] >> 4 * (g % 2);
         out->sub[0] = ((low & 15) | (high & 3) << 4) - 32;
         out->sub[1] = (low >> 4 | (high >> 2 & 3) << 4) - 32;
@@ -313,14 +313,14 @@ static void scales_at(const struct quant_type *t, const uint8_t *q, const uint8_
         break;
     case QN_IQ1_M:
         low = s[32 + 16 * (g / 2) + r] >> 4 * (g % 2) & 15;
-        high = s[32 + 64 + 16 * (g / 4) + r] >> 2 * (g % 4) & 3;
+        high = s[32 + 64 + 16 * (g / 2 % 2) + r] >> (2 * (g % 2) + g / 4 * 4) & 3;
         d *= 0.125f;
         for (int h = 0; h < 2; h++)
             out->sub[h] = 2 * ((low | high << 4) >> 3 * h & 7) + 1;
         break;
     case QN_IQ4_XS:
         low = s[32 + 16 * (g / 2) + r] >> 4 * (g % 2) & 15;
-        high = s[32 + 64 + 16 * (g / 4) + r] >> 2 * (g % 4) & 3;
+        high = s[32 + 64 + 16 * (g / 2 % 2) + r] >> (2 * (g % 2) + g / 4 * 4) & 3;
         d *= (float)((low | high << 4) - 32);
         break;
     default:
@@ -415,7 +415,7 @@ static void test_layout_by_hand(void **state)
 /* All packed bytes of all types, pinned for this QUANT_LAYOUT: files hold them. */
 static void test_layout_version(void **state)
 {
-    static const uint64_t pinned = 0xcc12b9b71ab938fc;
+    static const uint64_t pinned = 0x1ac43d1cd6694dd1;
     const struct quant_type *t;
     uint64_t hash = 0xcbf29ce484222325, n = 0; /* FNV-1a */
     for (int id = 0; (t = next_packed(&id));) {

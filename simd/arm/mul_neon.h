@@ -19,6 +19,7 @@ static ALWAYS_INLINE uint8x16_t v_u(vi x) { return vreinterpretq_u8_s32(x); }
 static ALWAYS_INLINE vi v_i(uint8x16_t x) { return vreinterpretq_s32_u8(x); }
 
 static ALWAYS_INLINE vi v_load(const void *p) { return v_i(vld1q_u8(p)); }
+static ALWAYS_INLINE void v_store(void *p, vi x) { vst1q_u8(p, v_u(x)); }
 static ALWAYS_INLINE vi v_bytes(int k) { return vreinterpretq_s32_s8(vdupq_n_s8((int8_t)k)); }
 static ALWAYS_INLINE vi v_set(int32_t k) { return vdupq_n_s32(k); }
 static ALWAYS_INLINE vi v_and(vi x, vi y) { return vandq_s32(x, y); }
@@ -35,6 +36,7 @@ static ALWAYS_INLINE vi v_mul16(vi x, vi y)
 }
 static ALWAYS_INLINE vi v_shl(vi x, int n) { return (vi)((uint32x4_t)x << (unsigned)n); }
 static ALWAYS_INLINE vi v_shr(vi x, int n) { return (vi)((uint32x4_t)x >> (unsigned)n); }
+static ALWAYS_INLINE vi v_half_line(const uint8_t *p, int k) { return v_shr(v_load(p + 16 * (k % 2)), k / 2 * 4); }
 static ALWAYS_INLINE vi v_u8(const void *p)
 {
     uint8x8_t x = vcreate_u8((uint32_t)load_4(p));

@@ -19,6 +19,8 @@ enum { W = 8, PARTS = 2, MAX_COLS = 8, MAX_SUMS = 8, DOT_STEP = 1 };
 /* clang-format on */
 
 static ALWAYS_INLINE vi v_load(const void *p) { return _mm256_loadu_si256(p); }
+static ALWAYS_INLINE void v_store(void *p, vi x) { _mm256_storeu_si256(p, x); }
+static ALWAYS_INLINE vi v_half_line(const uint8_t *p, int k) { return _mm256_srli_epi32(v_load(p), 4 * k); }
 static ALWAYS_INLINE vi v_bytes(int k) { return _mm256_set1_epi8((char)k); }
 static ALWAYS_INLINE vi v_set(int32_t k) { return _mm256_set1_epi32(k); }
 static ALWAYS_INLINE vi v_and(vi x, vi y) { return _mm256_and_si256(x, y); }

@@ -21,6 +21,12 @@ enum { W = 16, PARTS = 1, WIDE_BIAS = 128, MAX_COLS = 16, MAX_SUMS = 16, DOT_COL
 /* clang-format on */
 
 static ALWAYS_INLINE vi v_load(const void *p) { return _mm512_loadu_si512(p); }
+static ALWAYS_INLINE void v_store(void *p, vi x) { _mm512_storeu_si512(p, x); }
+static ALWAYS_INLINE vi v_half_line(const uint8_t *p, int k)
+{
+    __m256i x = _mm256_loadu_si256((const void *)p);
+    return _mm512_inserti64x4(_mm512_castsi256_si512(x), _mm256_srli_epi32(x, 4), 1);
+}
 static ALWAYS_INLINE vi v_bytes(int k) { return _mm512_set1_epi8((char)k); }
 static ALWAYS_INLINE vi v_set(int32_t k) { return _mm512_set1_epi32(k); }
 static ALWAYS_INLINE vi v_and(vi x, vi y) { return _mm512_and_si512(x, y); }
