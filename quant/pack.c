@@ -367,15 +367,6 @@ static const struct tile_format tile_IQ1_M = {LINES(8, {0, 4, 1}), FIELDS(1, 6, 
 #undef CODED
 /* clang-format on */
 
-static const struct tile_format *const formats[QN_TYPE_LIMIT] = {
-#define FORMAT_ROWS(name)
-#define FORMAT_TILES(name)                               [QN_##name] = &tile_##name,
-#define QUANT_TYPE(name, id, block, bytes, rule, layout) FORMAT_##layout(name)
-#include "quant/types.def"
-#undef QUANT_TYPE
-#undef FORMAT_TILES
-};
-
 /* ---- planes */
 
 /* One row's 32 codes in one plane of a group: bits [shift, shift + width) of four codes at a time, in all bytes of a word at
@@ -394,8 +385,10 @@ ALWAYS_INLINE void put_plane(uint8_t *lines, int row, const uint32_t *codes, int
 
 ALWAYS_INLINE void get_plane(const uint8_t *lines, int row, uint32_t *codes, int width)
 {
+#pragma GCC unroll 8
     for (int j = 0; j < width; j++) {
         uint32_t line = load_word(lines + 64 * j + 4 * row);
+#pragma GCC unroll 8
         for (int u = 0; u < 8 / width; u++)
             codes[8 / width * j + u] = line >> width * u & in_all_bytes(width);
     }
@@ -457,22 +450,25 @@ ALWAYS_INLINE void put_block(const struct tile_format *f, int weights, const uin
     }
 }
 
-static void get_block(const struct quant_type *t, const struct tile_format *f, const uint8_t *quants,
-                      const uint8_t *scales, int row, uint8_t *block)
+ALWAYS_INLINE void get_block(const struct tile_format *f, int weights, int bytes, const uint8_t *quants,
+                             const uint8_t *scales, int row, uint8_t *block)
 {
     uint8_t fields[FIELDS_MAX];
-    memset(block, 0, (size_t)t->block_bytes);
+    memset(block, 0, (size_t)bytes);
     for (int g = 0; g < f->n_step; g++)
         for (int j = 0; j < line_count(f); j++)
             give_line(block, &f->line[j], g, quants + 64 * (line_count(f) * g + j) + 4 * row);
-    for (int k = 0; k < t->block; k += QUANT_GROUP) {
+#pragma GCC unroll 8
+    for (int g = 0; g < weights / QUANT_GROUP; g++) {
+#pragma GCC unroll 2
         for (int p = 0; p < 2; quants += 64 * f->plane[p].width, p++) {
             if (!f->plane[p].width)
                 continue;
             uint32_t codes[WORDS];
             get_plane(quants, row, codes, f->plane[p].width);
+#pragma GCC unroll 8
             for (int i = 0; i < WORDS; i++)
-                give(block, &f->plane[p], k + 4 * i, codes[i]);
+                give(block, &f->plane[p], QUANT_GROUP * g + 4 * i, codes[i]);
         }
     }
     for (int i = 0; i < f->n_half; i++)
@@ -507,22 +503,38 @@ ALWAYS_INLINE void pack_rows(const struct tile_format *f, int weights, int bytes
     }
 }
 
-/* One function for every type, with its format as constants. */
-typedef void pack_fn(const uint8_t *rows, size_t row_bytes, int n_rows, int64_t cols, uint8_t *tile);
+ALWAYS_INLINE void unpack_row(const struct tile_format *f, int weights, int bytes, const uint8_t *tile, int64_t cols,
+                              int row, int64_t b0, int64_t n_blocks, uint8_t *blocks)
+{
+    for (int64_t b = b0; b < b0 + n_blocks; b++, blocks += bytes) {
+        struct place at = place_block(f, weights, cols, b);
+        get_block(f, weights, bytes, tile + at.quants, tile + at.scales, row, blocks);
+    }
+}
+
+/* Functions for every type, with its format as constants. */
+struct tile_code {
+    void (*pack)(const uint8_t *rows, size_t row_bytes, int n_rows, int64_t cols, uint8_t *tile);
+    void (*unpack)(const uint8_t *tile, int64_t cols, int row, int64_t b0, int64_t n_blocks, uint8_t *blocks);
+};
+#define FORMAT_ROWS(name, block, bytes)
 #define FORMAT_TILES(name, block, bytes) \
     static void pack_##name(const uint8_t *rows, size_t row_bytes, int n_rows, int64_t cols, uint8_t *tile) \
     { \
         pack_rows(&tile_##name, block, bytes, rows, row_bytes, n_rows, cols, tile); \
+    } \
+    static void unpack_##name(const uint8_t *tile, int64_t cols, int row, int64_t b0, int64_t n_blocks, \
+                              uint8_t *blocks) \
+    { \
+        unpack_row(&tile_##name, block, bytes, tile, cols, row, b0, n_blocks, blocks); \
     }
-#undef FORMAT_ROWS
-#define FORMAT_ROWS(name, block, bytes)
 #define QUANT_TYPE(name, id, block, bytes, rule, layout) FORMAT_##layout(name, block, bytes)
 #include "quant/types.def"
 #undef QUANT_TYPE
 #undef FORMAT_TILES
 
-static pack_fn *const packers[QN_TYPE_LIMIT] = {
-#define FORMAT_TILES(name, block, bytes)                 [QN_##name] = pack_##name,
+static const struct tile_code coders[QN_TYPE_LIMIT] = {
+#define FORMAT_TILES(name, block, bytes)                 [QN_##name] = {pack_##name, unpack_##name},
 #define QUANT_TYPE(name, id, block, bytes, rule, layout) FORMAT_##layout(name, block, bytes)
 #include "quant/types.def"
 #undef QUANT_TYPE
@@ -534,18 +546,14 @@ void pack_tile(const struct quant_type *t, const uint8_t *rows, size_t row_bytes
     assert(t->layout != LAYOUT_ROWS && n_rows >= 1 && n_rows <= TILE_ROWS && cols % t->block == 0);
     size_t written = n_rows == TILE_ROWS ? TILE_ROWS * quant_row_bytes(t, cols) : 0;
     memset(tile + written, 0, pack_tile_bytes(t, cols) - written);
-    packers[t->id](rows, row_bytes, n_rows, cols, tile);
+    coders[t->id].pack(rows, row_bytes, n_rows, cols, tile);
 }
 
 void unpack_blocks(const struct quant_type *t, const uint8_t *tile, int64_t cols, int row, int64_t b0, int64_t n_blocks,
                    uint8_t *blocks)
 {
-    const struct tile_format *f = formats[t->id];
     assert(t->layout != LAYOUT_ROWS && row >= 0 && row < TILE_ROWS);
-    for (int64_t b = b0; b < b0 + n_blocks; b++, blocks += t->block_bytes) {
-        struct place at = place_block(f, t->block, cols, b);
-        get_block(t, f, tile + at.quants, tile + at.scales, row, blocks);
-    }
+    coders[t->id].unpack(tile, cols, row, b0, n_blocks, blocks);
 }
 
 void mat_row(const struct mat *m, int64_t r, float *y)
