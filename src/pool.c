@@ -13,7 +13,7 @@
 #include <time.h>
 #include <unistd.h>
 
-enum { MAX_NODES = 64, SPIN_MAX = 4000, SPIN_MIN = 32, SHORT_SLEEP_NS = 20000 };
+enum { MAX_NODES = 64, SPIN_MAX = 50000, SPIN_MIN = 1000, SHORT_SLEEP_NS = 500000 };
 
 struct node_barrier {
     _Alignas(CACHE_LINE) atomic_int arrived; /* workers of this node */
