@@ -93,6 +93,28 @@ is "chat answers one line a turn" "$(wc -l <"$tmp/chat")" 2
 check "chat saves" grep -q '"content": "The secret word is apple."' "$tmp/talk.json"
 printf '/load %s\nWhat is my secret word?\n' "$tmp/talk.json" | q chat -m "$demo" --temp 0 --think off >"$tmp/chat"
 is "chat loads and goes on" "$(cat "$tmp/chat")" "The secret word is apple."
+# what was computed before is kept, in front of an answer whose thinking the template forgets, and the answers are the same
+turns() {
+    printf '%s\n' 'Tell me a long story about a red dog who goes to the sea and comes home again with a fish.' /stats \
+        'And what did the cat of the old fisherman say about it when she saw the fish?' /stats /regen /stats \
+        '/edit And what did the small bird on the roof say about it when the dog came home?' /stats |
+        q chat -m "$demo" -s 5 -n 30 --think off "$@"
+}
+turns >"$tmp/kept"
+turns --cache-ram 0 -ub 7 >"$tmp/read"
+kept() { sed -n 's/^last prompt .*: \([0-9]*\) kept.*/\1/p' "$1" | tr '\n' ' '; }
+for f in kept read; do grep -v '^\(last prompt\|prefix store\|tokens\|memory\) ' "$tmp/$f" >"$tmp/$f.answers"; done
+same "chat answers alike with a store and without" "$tmp/kept.answers" "$tmp/read.answers"
+is "without a store all is read again" "$(kept "$tmp/read")" "0 0 0 0 "
+check "a turn, an answer made again and a changed message are continued" \
+    awk '{ exit !($1 == 0 && $2 > 20 && $3 > $2 && $4 >= $2) }' <<EOT
+$(kept "$tmp/kept")
+EOT
+check "chat says where a prompt parts from what is known" grep -q 'parts from what is known at token [0-9]*, ".*" there and ".*" here' \
+    "$tmp/kept"
+is "undo takes back" "$(printf 'Hello\n/undo\n/undo\n/edit x\n/edit\n' | q chat -m "$demo" -n 1 | wc -l; sed -n 's/^quern: \(there\|taken\|.edit\).*/\1/p' "$tmp/err" | tr '\n' ' ')" "1
+taken there there /edit "
+
 is "an unknown command is a message" "$(printf '/who are you?\n' | q chat -m "$demo" --temp 0 -n 1 --think off | wc -l)" 1
 printf 'word %.0s' 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20 >"$tmp/long"
 is "a message that does not fit" "$(q chat -m "$demo" -c 24 --temp 0 <"$tmp/long"; echo $?)" 1
@@ -183,6 +205,22 @@ is "bad lines" "$(grep -c '"error":"' "$tmp/ref.jsonl")" 3
 check "in the order of the input" sh -c "grep -o '\"index\":[0-9]*' '$tmp/ref.jsonl' | sort -c -t: -k2 -n"
 batch -o "$tmp/one.jsonl" -np 1 -t 1 -ub 3
 same "one after the other" "$tmp/ref.jsonl" "$tmp/one.jsonl"
+
+# a common beginning is read once, whoever waits for whom; the answers are the same
+story=$(printf 'the red dog and the old cat went over the hill to see the sea %.0s' 1 2 3 4 5 6 7 8 9 10)
+for i in 1 2 3 4 5 6 7 8 9 10 11 12; do
+    echo "{\"prompt\": \"$story, said the $i ones$([ $((i % 3)) = 0 ] && echo ' and sang a song, and')\", \"max_tokens\": 5}"
+done >"$tmp/common.jsonl"
+common() { q batch -m "$demo" -i "$tmp/common.jsonl" -s 3 "$@"; }
+computed() { sed -n 's/.* tokens of prompts: [0-9]* kept, \([0-9]*\) computed/\1/p' "$tmp/err"; }
+common -o "$tmp/common0" --cache-ram 0
+all=$(computed)
+for np in 1 4 12; do
+    common -o "$tmp/common$np" -np $np
+    same "common beginnings, $np side by side" "$tmp/common0" "$tmp/common$np"
+    check "are read once, or twice where nobody waits: $(computed) of $all" \
+        [ $(($(computed) * 12)) -lt $((all * (np == 1 ? 3 : 2))) ]
+done
 
 # killed at several moments, gone on with each time
 out=$tmp/killed.jsonl rounds=0

@@ -2,8 +2,9 @@
 /* quern batch: a file of prompts, many sequences side by side.
  *
  * Every call to the engine carries one row for each sequence that is being continued and fills up with rows of prompts that
- * are still being read; a sequence that ends makes room for the next line at once.  An answer depends on its line, the
- * settings and its index only, never on its neighbours, so a killed run can go on where it was. */
+ * are still being read; a sequence that ends makes room for the next line at once.  A beginning that prompts have in common is read
+ * once.  An answer depends on its line, the settings and its index only, never on its neighbours, so a killed run can go on where it
+ * was. */
 #include "gen.h"
 #include "journal.h"
 #include "request.h"
@@ -25,6 +26,9 @@ struct line {
     size_t n;
 };
 
+/* Shorter beginnings that prompts have in common are read by each; so many prompts are remembered. */
+enum { SHARE_LEAST = 32, RECENT = 256 };
+
 struct slot {
     qn_seq *seq;
     int index; /* line in work, or -1 */
@@ -33,6 +37,15 @@ struct slot {
     struct gen g;
     struct text text;
     int n_fed; /* ids of the prompt in the sequence */
+    int mark; /* the store gets a snapshot behind so many of them; 0 = none */
+    struct slot *leader; /* reads a beginning that this one has too, and until then this one waits; or NULL */
+    int shared; /* length of that beginning */
+};
+
+/* An earlier prompt. */
+struct recent {
+    int32_t *ids; /* [n] */
+    int n;
 };
 
 struct batch {
@@ -49,6 +62,9 @@ struct batch {
     struct qn_span *spans; /* [n_parallel] */
     struct slot **of; /* [n_parallel] the slot of each span */
     float *logits; /* [n_parallel][n_vocab] */
+    struct recent recent[RECENT];
+    int n_recent; /* ever; entry i is recent[i % RECENT] */
+    int64_t n_prompt, n_computed; /* ids of prompts: all, those that were read */
     int n_errors, n_before; /* lines with an error; lines finished by an earlier run */
     int64_t n_tokens; /* read and written */
     struct progress bar;
@@ -90,7 +106,7 @@ static bool without_effect(const struct opt *row)
 {
     static const char *const names[] = {"help", "input",   "output",        "parallel",   "model",
                                         "seed", "threads", "threads-batch", "batch-size", "ubatch-size",
-                                        "numa", "isa",     "template-file"};
+                                        "numa", "isa",     "template-file", "cache-ram"};
     for (size_t i = 0; i < sizeof names / sizeof *names; i++)
         if (!strcmp(names[i], row->name))
             return true;
@@ -204,6 +220,92 @@ static void record(struct batch *b, int index, const json_t *id, const struct sl
     json_decref(j);
 }
 
+/* ---- common beginnings */
+
+/* How many of the ids a prompt begins with, but for its last one, which is read anyway. */
+static int agree(const struct request *r, const int32_t *ids, int n)
+{
+    int most = n < r->n_ids - 1 ? n : r->n_ids - 1, i = 0;
+    while (i < most && r->ids[i] == ids[i])
+        i++;
+    return i;
+}
+
+/* Begins with what is kept of the prompt in s.  What it has in common with others beyond that it waits for if one of them is about to
+ * read it; else it reads that itself and leaves a snapshot for the next one. */
+static void share(struct batch *b, struct slot *s)
+{
+    struct qn_cache_info cache;
+    struct qn_kept k;
+    qn_cache_info(b->e, &cache);
+    qn_seq_clear(s->seq);
+    s->n_fed = qn_seq_resume(s->seq, s->r.ids, s->r.n_ids, &k);
+    s->leader = NULL;
+    s->mark = 0;
+    if (!cache.budget)
+        return;
+    int best = s->n_fed + SHARE_LEAST - 1;
+    if (k.same > best && k.same < s->r.n_ids)
+        best = s->mark = k.same;
+    for (int i = 0; i < RECENT && i < b->n_recent; i++) {
+        int n = agree(&s->r, b->recent[i].ids, b->recent[i].n);
+        if (n > best)
+            best = s->mark = n;
+    }
+    for (int i = 0; i < b->o->n_parallel; i++) {
+        struct slot *other = &b->slots[i];
+        int n = other == s || other->index < 0 ? 0 : agree(&s->r, other->r.ids, other->r.n_ids);
+        if (n < best || n <= s->n_fed + SHARE_LEAST - 1 || other->n_fed >= n)
+            continue;
+        best = s->shared = n;
+        s->leader = other;
+        s->mark = 0;
+    }
+}
+
+static void remember(struct batch *b, const struct request *r)
+{
+    struct recent *x = &b->recent[b->n_recent++ % RECENT];
+    x->ids = xrealloc(x->ids, (size_t)r->n_ids * sizeof *x->ids);
+    memcpy(x->ids, r->ids, (size_t)r->n_ids * sizeof *x->ids);
+    x->n = r->n_ids;
+}
+
+/* Where s stops reading next, so that a snapshot can be made. */
+static int next_stop(const struct batch *b, const struct slot *s)
+{
+    int stop = s->mark > s->n_fed ? s->mark : s->r.n_ids;
+    for (int i = 0; i < b->o->n_parallel; i++)
+        if (b->slots[i].leader == s && b->slots[i].shared < stop)
+            stop = b->slots[i].shared;
+    return stop;
+}
+
+/* Those who wait for what s has read by now go on from there, and so may those who wait for them. */
+static void wake(struct batch *b, const struct slot *s)
+{
+    for (int i = 0; i < b->o->n_parallel; i++) {
+        struct slot *other = &b->slots[i];
+        if (other->leader != s || other->shared > s->n_fed)
+            continue;
+        other->leader = NULL;
+        other->n_fed = qn_seq_resume(other->seq, other->r.ids, other->r.n_ids, NULL);
+        wake(b, other);
+    }
+}
+
+/* s has read n more of its prompt. */
+static void advance(struct batch *b, struct slot *s, int n)
+{
+    bool wanted = (s->n_fed += n) == s->mark;
+    b->n_computed += n;
+    for (int i = 0; i < b->o->n_parallel; i++)
+        wanted |= b->slots[i].leader == s && b->slots[i].shared == s->n_fed;
+    if (wanted)
+        qn_seq_keep(s->seq);
+    wake(b, s);
+}
+
 static void vacate(struct slot *s)
 {
     qn_sampler_free(s->sampler);
@@ -233,11 +335,13 @@ static bool occupy(struct batch *b, struct slot *s, int index)
         qn_sampler_accept(s->sampler, s->r.ids[i]);
     gen_begin(&s->g, b->e, s->sampler, &s->r.stop, s->r.n_max);
     s->index = index;
-    s->n_fed = 0;
     s->text.n = 0;
-    qn_seq_clear(s->seq);
-    if (s->r.n_max)
+    if (s->r.n_max) {
+        share(b, s);
+        remember(b, &s->r);
+        b->n_prompt += s->r.n_ids;
         return true;
+    }
     s->g.finish = FINISH_LENGTH; /* nothing was asked for */
     record(b, index, s->r.id, s, NULL);
     vacate(s);
@@ -270,7 +374,7 @@ static int make_spans(struct batch *b)
     }
     for (int i = 0; i < b->o->n_parallel; i++) {
         struct slot *s = &b->slots[i];
-        int left = s->index < 0 ? 0 : s->r.n_ids - s->n_fed, room = b->o->n_ubatch - rows;
+        int left = s->index < 0 || s->leader ? 0 : next_stop(b, s) - s->n_fed, room = b->o->n_ubatch - rows;
         if (left <= 0 || (room <= 0 && n))
             continue;
         int take = left < room ? left : room > 0 ? room : 1;
@@ -278,7 +382,7 @@ static int make_spans(struct batch *b)
         b->spans[n++] = (struct qn_span){.seq = s->seq,
                                          .ids = s->r.ids + s->n_fed,
                                          .n = take,
-                                         .logits = take == left ? QN_LOGITS_LAST : QN_LOGITS_NONE};
+                                         .logits = s->n_fed + take == s->r.n_ids ? QN_LOGITS_LAST : QN_LOGITS_NONE};
         rows += take;
     }
     return n;
@@ -321,7 +425,7 @@ static void work(struct batch *b)
             struct slot *s = b->of[i];
             b->n_tokens += b->spans[i].n;
             if (s->n_fed < s->r.n_ids)
-                s->n_fed += b->spans[i].n;
+                advance(b, s, b->spans[i].n);
             if (b->spans[i].logits == QN_LOGITS_NONE)
                 continue;
             take_logits(b, s, row);
@@ -369,6 +473,8 @@ static void close_all(struct batch *b)
         qn_seq_free(b->slots[i].seq);
         text_free(&b->slots[i].text);
     }
+    for (int i = 0; i < RECENT; i++)
+        free(b->recent[i].ids);
     qn_close(b->e);
     journal_close(&b->journal);
     free(b->slots);
@@ -401,6 +507,8 @@ int cmd_batch(struct opts *o)
         say("%d lines, %d side by side; seed %" PRIu64, b.n_lines, o->n_parallel, o->seed);
         journal_begin(&b.journal, settings);
         work(&b);
+        say("%" PRId64 " tokens of prompts: %" PRId64 " kept, %" PRId64 " computed", b.n_prompt,
+            b.n_prompt - b.n_computed, b.n_computed);
     }
     journal_finish(&b.journal);
     if (b.n_errors)

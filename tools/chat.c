@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: MIT */
 /* quern chat: a conversation at the terminal, or one user turn a line from a pipe.
  *
- * The conversation is a JSON array of messages.  For each answer it is rendered and tokenized anew; where that begins with
- * the ids that the sequence already holds, only the rest is evaluated. */
+ * The conversation is a JSON array of messages.  For each answer it is rendered and tokenized anew, and what the sequence or the
+ * prefix store knows of it is not evaluated again.  Snapshots are made in front of the assistant's header, since many templates
+ * leave out earlier thinking and so change what comes behind it, and where a prompt parts from what is known. */
 #include "gen.h"
 #include "line.h"
 #include "setup.h"
@@ -33,6 +34,7 @@ struct chat {
     struct text answer, thought;
     bool thought_shown;
 
+    struct qn_kept kept; /* of the last prompt */
     int n_read, n_written, n_again; /* tokens since the start: prompts, answers, of prompts those computed twice */
     double read_s, write_s; /* of the last answer */
     int last_read, last_written;
@@ -40,6 +42,13 @@ struct chat {
 };
 
 /* ---- settings */
+
+/* The next answer makes a new one, which sees the whole conversation. */
+static void drop_sampler(struct chat *c)
+{
+    qn_sampler_free(c->sampler);
+    c->sampler = NULL;
+}
 
 static void configure(struct chat *c)
 {
@@ -50,8 +59,7 @@ static void configure(struct chat *c)
     c->thinking = setup_thinking(c->e, c->kwargs);
     c->source = setup_sampling(&c->sampling, c->o, c->e, c->thinking, &c->bias);
     c->sampling.stream = stream;
-    qn_sampler_free(c->sampler);
-    c->sampler = NULL;
+    drop_sampler(c);
 }
 
 static void set_system(json_t *messages, const char *text)
@@ -74,10 +82,8 @@ static void forget(struct chat *c)
     json_array_clear(c->messages);
     if (keep)
         json_array_append_new(c->messages, keep);
-    qn_seq_clear(c->seq);
-    qn_sampler_free(c->sampler);
-    c->sampler = NULL;
-    c->n_past = 0;
+    drop_sampler(c);
+    c->n_past = 0; /* what the sequence holds goes to the store when the next prompt comes */
     c->sampling.stream = 0;
 }
 
@@ -104,21 +110,42 @@ static int32_t *render(struct chat *c, bool prompt, int *n_ids, bool *inside, st
     return ids;
 }
 
-/* Brings the sequence to ids and leaves the last row's logits.  0, 1 when interrupted, or negative. */
-static int advance(struct chat *c, const int32_t *ids, int n, struct qn_error *err)
+static int agree(const int32_t *a, int n_a, const int32_t *b, int n_b)
 {
-    int same = 0;
-    while (same < n && same < c->n_past && ids[same] == c->past[same])
-        same++;
-    int from = same == c->n_past && same < n ? same : 0;
-    if (!from)
-        qn_seq_clear(c->seq);
+    int n = 0;
+    while (n < n_a && n < n_b && a[n] == b[n])
+        n++;
+    return n;
+}
+
+/* How many of the prompt's ids stand in front of the assistant's header; 0 when that cannot be told. */
+static int header_at(struct chat *c, const int32_t *ids, int n)
+{
+    struct qn_error err;
+    int n_before;
+    bool inside;
+    int32_t *before = render(c, false, &n_before, &inside, &err);
+    int at = before ? agree(ids, n, before, n_before) : 0;
+    free(before);
+    return at;
+}
+
+/* Brings the sequence to ids and leaves the last row's logits; `header` of them stand in front of the assistant's header.
+ * 0, 1 when interrupted, or negative. */
+static int advance(struct chat *c, const int32_t *ids, int n, int header, struct qn_error *err)
+{
+    int same = agree(ids, n, c->past, c->n_past);
+    struct marks marks = {0};
     if (c->sampler) /* an earlier turn that is now rendered differently has been seen already, up to there */
         for (int i = same; i < n; i++)
             qn_sampler_accept(c->sampler, ids[i]);
-    c->n_again += from ? 0 : same;
     double start = now_s();
-    int rc = gen_prefill(c->e, c->seq, ids + from, n - from, c->o->n_batch, c->logits, err);
+    int from = qn_seq_resume(c->seq, ids, n, &c->kept);
+    c->n_again += c->kept.same - from;
+    if (c->kept.same < header)
+        marks_add(&marks, from, c->kept.same);
+    marks_add(&marks, from, header < n ? header : n - 1);
+    int rc = gen_prefill(c->e, c->seq, ids, from, n, &marks, c->o->n_batch, c->logits, err);
     c->read_s = now_s() - start;
     c->n_past = qn_seq_len(c->seq);
     memcpy(c->past, ids, (size_t)c->n_past * sizeof *ids);
@@ -209,8 +236,8 @@ static void print_timings(struct chat *c, enum finish why)
 {
     if (!c->editor)
         return;
-    out_printf("%s[%d tokens read, %.1f/s | %d written, %.1f/s | context %d of %d%s]%s\n\n", term_dim(), c->last_read,
-               c->last_read / (c->read_s > 0 ? c->read_s : 1), c->last_written,
+    out_printf("%s[%d tokens kept, %d read, %.1f/s | %d written, %.1f/s | context %d of %d%s]%s\n\n", term_dim(),
+               c->kept.kept, c->last_read, c->last_read / (c->read_s > 0 ? c->read_s : 1), c->last_written,
                c->last_written / (c->write_s > 0 ? c->write_s : 1), c->n_past, c->info.n_ctx,
                why == FINISH_INTERRUPT ? " | stopped"
                : why == FINISH_LENGTH  ? " | cut off"
@@ -256,7 +283,7 @@ static bool answer(struct chat *c)
     c->answer.n = c->thought.n = 0;
     c->thought_shown = false;
     interrupt_catch(true);
-    int rc = advance(c, ids, n, &err);
+    int rc = advance(c, ids, n, header_at(c, ids, n), &err);
     if (!rc && interrupted())
         rc = 1;
     if (!rc)
@@ -296,6 +323,8 @@ static void do_help(struct chat *c, const char *arg)
         "/help          this list\n"
         "/clear         begin a new conversation (the system message stays)\n"
         "/regen         answer the last message once more\n"
+        "/edit TEXT     put TEXT in the place of the last message and answer it\n"
+        "/undo          take back the last message and its answer\n"
         "/system TEXT   set the system message; without TEXT remove it\n"
         "/think on|off  think before answering, or not\n"
         "/stats         figures of this session\n"
@@ -325,13 +354,61 @@ static void do_regen(struct chat *c, const char *arg)
     if (old)
         json_array_remove(c->messages, n - 1);
     c->sampling.stream++;
-    qn_sampler_free(c->sampler);
-    c->sampler = NULL;
+    drop_sampler(c);
     if (!answer(c)) {
         if (old)
             json_array_append(c->messages, old);
         c->failed = true;
     }
+    json_decref(old);
+}
+
+/* Takes the user's last message and what follows out of the conversation; NULL when there is none. */
+static json_t *take_back(struct chat *c)
+{
+    size_t n = json_array_size(c->messages), i = n;
+    const char *role = "";
+    while (i > 0 && strcmp(role, "user")) {
+        role = json_string_value(json_object_get(json_array_get(c->messages, --i), "role"));
+        role = role ? role : "";
+    }
+    if (strcmp(role, "user"))
+        return NULL;
+    json_t *taken = json_array();
+    for (; n > i; n--) {
+        json_array_append(taken, json_array_get(c->messages, i));
+        json_array_remove(c->messages, i);
+    }
+    c->sampling.stream++;
+    drop_sampler(c);
+    return taken;
+}
+
+static void do_edit(struct chat *c, const char *arg)
+{
+    if (!*arg) {
+        say("/edit needs the new text of the last message");
+        return;
+    }
+    json_t *old = take_back(c);
+    if (!old) {
+        say("there is no message to change");
+        return;
+    }
+    size_t n = json_array_size(c->messages);
+    turn(c, arg, strlen(arg));
+    if (json_array_size(c->messages) == n) /* it was not taken */
+        json_array_extend(c->messages, old);
+    json_decref(old);
+}
+
+static void do_undo(struct chat *c, const char *arg)
+{
+    json_t *old = take_back(c);
+    if (old)
+        say("taken back; %zu messages are left", json_array_size(c->messages));
+    else
+        say("there is no message to take back");
     json_decref(old);
 }
 
@@ -352,12 +429,37 @@ static void do_think(struct chat *c, const char *arg)
     say("thinking %s; sampling: %s", c->think, c->source);
 }
 
+/* Why the last prompt was not kept as a whole. */
+static void print_kept(const struct chat *c)
+{
+    const struct qn_kept *k = &c->kept;
+    out_printf("last prompt    %d tokens: %d kept, %d computed", k->n, k->kept, k->n - k->kept);
+    if (k->was >= 0 && k->is >= 0) {
+        size_t n_was, n_is;
+        const char *was = qn_token_bytes(c->e, k->was, 1, &n_was), *is = qn_token_bytes(c->e, k->is, 1, &n_is);
+        json_t *a = json_text(was, n_was), *b = json_text(is, n_is);
+        char *before = json_dumps(a, JSON_ENCODE_ANY), *now = json_dumps(b, JSON_ENCODE_ANY);
+        out_printf("; it parts from what is known at token %d, %s there and %s here", k->same, before, now);
+        free(before);
+        free(now);
+        json_decref(a);
+        json_decref(b);
+    }
+    out_printf("\n");
+}
+
 static void do_stats(struct chat *c, const char *arg)
 {
+    struct qn_cache_info cache;
+    qn_cache_info(c->e, &cache);
     out_printf("model          %s\n", c->info.description);
     out_printf("threads        %d, prompts %d; level %s\n", c->info.n_threads, c->info.n_threads_batch, c->info.isa);
     out_printf("context        %d of %d positions in use\n", c->n_past, c->info.n_ctx);
     out_printf("tokens         %d read, %d of them again; %d written\n", c->n_read, c->n_again, c->n_written);
+    if (c->kept.n)
+        print_kept(c);
+    out_printf("prefix store   %d snapshots, %.1f of %.1f MiB; %lld have left\n", cache.n_snapshots,
+               (double)cache.bytes / 1048576, (double)cache.budget / 1048576, (long long)cache.n_evicted);
     out_printf("memory         weights %.1f MiB, sequence %.1f MiB, scratch %.1f MiB\n",
                (double)c->info.bytes_weights / 1048576, (double)c->info.bytes_per_seq / 1048576,
                (double)c->info.bytes_step / 1048576);
@@ -437,11 +539,10 @@ static void do_load(struct chat *c, const char *arg)
         return;
     }
     json_decref(old);
-    qn_sampler_free(c->sampler);
-    c->sampler = NULL;
+    drop_sampler(c);
     c->sampling.stream = 0;
     interrupt_catch(true);
-    int rc = n ? advance(c, ids, n, &err) : 0;
+    int rc = n ? advance(c, ids, n, 0, &err) : 0;
     if (!c->editor)
         interrupt_catch(false);
     interrupt_clear();
@@ -456,8 +557,8 @@ static const struct {
     const char *name;
     void (*run)(struct chat *c, const char *arg); /* NULL: leave */
 } commands[] = {{"/help", do_help},   {"/clear", do_clear}, {"/regen", do_regen}, {"/system", do_system},
-                {"/think", do_think}, {"/stats", do_stats}, {"/save", do_save},   {"/load", do_load},
-                {"/exit", NULL},      {"/quit", NULL}};
+                {"/think", do_think}, {"/edit", do_edit},   {"/undo", do_undo},   {"/stats", do_stats},
+                {"/save", do_save},   {"/load", do_load},   {"/exit", NULL},      {"/quit", NULL}};
 
 /* 1: was a command; 0: was none; -1: leave. */
 static int run_command(struct chat *c, const char *line)

@@ -109,22 +109,37 @@ bool gen_next(struct gen *g, const float *logits, struct text *out)
     return true;
 }
 
-int gen_prefill(qn_engine *e, qn_seq *seq, const int32_t *ids, int n, int n_batch, float *logits, struct qn_error *err)
+void marks_add(struct marks *m, int there, int n)
+{
+    int last = m->n ? m->at[m->n - 1] : there;
+    if (n - last >= MARK_LEAST)
+        m->at[m->n++] = n;
+}
+
+int gen_prefill(qn_engine *e, qn_seq *seq, const int32_t *ids, int from, int n, const struct marks *marks, int n_batch,
+                float *logits, struct qn_error *err)
 {
     struct progress bar;
     progress_begin(&bar, "reading the prompt");
     int rc = 0;
     double start = now_s();
-    for (int done = 0; done < n && !rc;) {
-        int take = n - done < n_batch ? n - done : n_batch;
+    for (int at = from, mark = 0; at < n && !rc;) {
+        int end = n - at < n_batch ? n : at + n_batch;
+        if (mark < marks->n && marks->at[mark] < end)
+            end = marks->at[mark];
         struct qn_span span = {
-            .seq = seq, .ids = ids + done, .n = take, .logits = done + take == n ? QN_LOGITS_LAST : QN_LOGITS_NONE};
+            .seq = seq, .ids = ids + at, .n = end - at, .logits = end == n ? QN_LOGITS_LAST : QN_LOGITS_NONE};
         rc = qn_eval(e, &span, 1, logits, err);
-        done += take;
+        at = end;
+        if (!rc && mark < marks->n && at == marks->at[mark]) {
+            qn_seq_keep(seq);
+            mark++;
+        }
         char detail[64];
-        snprintf(detail, sizeof detail, "%d of %d, %.0f tokens/s", done, n, done / (now_s() - start));
-        progress_set(&bar, (double)done / n, detail);
-        if (!rc && done < n && interrupted())
+        snprintf(detail, sizeof detail, "%d of %d, %.0f tokens/s", at - from, n - from,
+                 (at - from) / (now_s() - start));
+        progress_set(&bar, (double)(at - from) / (n - from), detail);
+        if (!rc && at < n && interrupted())
             rc = 1;
     }
     progress_end(&bar);

@@ -30,9 +30,19 @@ bool gen_next(struct gen *g, const float *logits, struct text *out);
 void gen_finish(struct gen *g, enum finish why, struct text *out);
 void gen_free(struct gen *g);
 
-/* Appends ids to a sequence, at most n_batch in a call, with a progress bar, and leaves the last row's logits.
- * 0; 1 when interrupted; or a negative code. */
-int gen_prefill(qn_engine *e, qn_seq *seq, const int32_t *ids, int n, int n_batch, float *logits, struct qn_error *err);
+/* Places in a prompt where the prefix store gets a snapshot. */
+struct marks {
+    int at[2], n; /* ascending */
+};
+/* Fewer tokens than this are read again rather than that a snapshot is made behind them. */
+enum { MARK_LEAST = 8 };
+/* Adds the place behind n tokens if that is far enough from the last one, and from what is there already. */
+void marks_add(struct marks *m, int there, int n);
+
+/* Appends ids[from..n) to a sequence that has those in front, at most n_batch in a call, with a progress bar, and leaves the last
+ * row's logits.  0; 1 when interrupted; or a negative code. */
+int gen_prefill(qn_engine *e, qn_seq *seq, const int32_t *ids, int from, int n, const struct marks *marks, int n_batch,
+                float *logits, struct qn_error *err);
 
 /* Where a text that ends with `text` can be cut: the first stop text in it (true, *at = its begin), else the length of
  * what no stop text can begin in. */

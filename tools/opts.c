@@ -178,6 +178,8 @@ const struct opt opt_table[] = {
         "Type of the keys in the KV cache."},
     {"cache-type-v", "-ctv", OPT_CHOICE, GROUP_COMPUTE, ENGINE, AT(type_v), 0, 0, "f16", "TYPE", "f16|f32",
         "Type of the values in the KV cache."},
+    {"cache-ram", "-cram", OPT_INT, GROUP_COMPUTE, B(CHAT) | B(BATCH), AT(cache_ram), 0, BIG, ":a quarter of what is free", "N MiB", NULL,
+        "Memory for what was computed: earlier turns and common beginnings of prompts are continued from there instead of being read again. Never changes a result. 0 keeps nothing."},
     {"pack-cache", "", OPT_TEXT, GROUP_COMPUTE, ENGINE, AT(pack_cache), 0, 0, NULL, "FILE", NULL,
         "Keep the weights, as the kernels read them, in this file: the first start writes it, the next ones map it. With auto, each model has its own in the user's cache folder."},
     {"hugepages", "", OPT_FLAG, GROUP_COMPUTE, ENGINE, AT(hugepages), 0, 0, NULL, NULL, NULL,

@@ -44,7 +44,7 @@ struct opts {
     double rope_scale, rope_freq_base;
 
     /* computation */
-    int n_ctx, n_threads, n_threads_batch, n_batch, n_ubatch;
+    int cache_ram, n_ctx, n_threads, n_threads_batch, n_batch, n_ubatch;
     const char *numa, *type_k, *type_v, *isa, *delta, *pack_cache;
     bool hugepages;
 

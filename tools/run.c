@@ -110,7 +110,7 @@ int cmd_run(struct opts *o)
     out_flush();
     interrupt_catch(true);
     double t0 = now_s();
-    int rc = gen_prefill(r.e, r.seq, ids, n, o->n_batch, r.logits, &err);
+    int rc = gen_prefill(r.e, r.seq, ids, 0, n, &(struct marks){0}, o->n_batch, r.logits, &err);
     double t1 = now_s();
     bool good = rc > 0 || (!rc && generate(&r, sampler, &n_written, &err));
     double t2 = now_s();

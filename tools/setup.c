@@ -80,6 +80,14 @@ static char *cache_folder(void)
     return xprintf("%s/.cache/quern", home);
 }
 
+/* Only what comes back to earlier prompts has a prefix store. */
+static size_t cache_bytes(const struct opts *o)
+{
+    if (o->cmd != CMD_CHAT && o->cmd != CMD_BATCH)
+        return 0;
+    return GIVEN(o, cache_ram) ? (size_t)o->cache_ram << 20 : QN_CACHE_AUTO;
+}
+
 static void on_log(void *cookie, enum qn_log_level level, const char *line)
 {
     if (level == QN_LOG_WARN)
@@ -106,6 +114,7 @@ qn_engine *setup_open(struct opts *o, struct setup_size size)
         .n_ctx = size.n_ctx,
         .n_seq = size.n_seq,
         .n_ubatch = o->n_ubatch,
+        .cache_ram = cache_bytes(o),
         .type_k = o->type_k && !strcmp(o->type_k, "f32") ? QN_KV_F32 : QN_KV_F16,
         .type_v = o->type_v && !strcmp(o->type_v, "f32") ? QN_KV_F32 : QN_KV_F16,
         .delta = o->delta && !strcmp(o->delta, "chunked") ? QN_DELTA_CHUNKED : QN_DELTA_EXACT,
