@@ -13,7 +13,7 @@
 #include <time.h>
 #include <unistd.h>
 
-enum { MAX_NODES = 64, SPIN_MAX = 50000, SPIN_MIN = 1000, SHORT_SLEEP_NS = 500000 };
+enum { MAX_NODES = 64, SPIN_MAX = 1000000, SPIN_MIN = 20000, SHORT_SLEEP = 500000, SPIN_TURNS = 64 }; /* ns; turns */
 
 struct node_barrier {
     _Alignas(CACHE_LINE) atomic_int arrived; /* workers of this node */
@@ -66,7 +66,7 @@ static void adapt_spin(struct worker *w, int64_t slept_ns)
 {
     if (w->pool->spin == 0)
         return;
-    w->spin = slept_ns < SHORT_SLEEP_NS ? w->spin * 2 : w->spin / 2;
+    w->spin = slept_ns < SHORT_SLEEP ? w->spin * 2 : w->spin / 2;
     w->spin = w->spin > SPIN_MAX ? SPIN_MAX : w->spin < SPIN_MIN ? SPIN_MIN : w->spin;
 }
 
@@ -77,6 +77,18 @@ static void release_node(struct node_barrier *b)
     atomic_fetch_add_explicit(&b->phase, 1, memory_order_seq_cst);
     if (atomic_load_explicit(&b->sleepers, memory_order_seq_cst) > 0)
         futex_wake_all(&b->phase);
+}
+
+/* Waits up to ns for the phase to change; true when it has.  The clock counts, not the turns: an emulator's take far longer. */
+static bool spin_for(struct node_barrier *b, unsigned phase, int ns)
+{
+    for (int64_t end = ns ? now_ns() + ns : 0, now = 0; now < end; now = now_ns())
+        for (int i = 0; i < SPIN_TURNS; i++) {
+            if (atomic_load_explicit(&b->phase, memory_order_acquire) != phase)
+                return true;
+            cpu_relax();
+        }
+    return false;
 }
 
 void pool_barrier(struct worker *w)
@@ -96,11 +108,8 @@ void pool_barrier(struct worker *w)
         release_node(b);
         return;
     }
-    for (int i = 0; i < w->spin; i++) {
-        if (atomic_load_explicit(&b->phase, memory_order_acquire) != phase)
-            return;
-        cpu_relax();
-    }
+    if (spin_for(b, phase, w->spin))
+        return;
     int64_t asleep = now_ns();
     atomic_fetch_add_explicit(&b->sleepers, 1, memory_order_seq_cst);
     while (atomic_load_explicit(&b->phase, memory_order_seq_cst) == phase)

@@ -15,7 +15,7 @@ struct worker {
     int id, n; /* 0 <= id < n: workers that take part in this job */
     struct pool *pool;
     int node; /* 0 .. pool_n_nodes() - 1, ascending with id */
-    int spin; /* turns at the next barrier before going to sleep */
+    int spin; /* ns at the next barrier before going to sleep */
 };
 
 /* n_max: most workers a job may ask for; pin: bind workers to cores by topology. */
