@@ -1,43 +1,23 @@
 /* SPDX-License-Identifier: MIT */
-/* Matrix products with 8-bit matrix multiplication: two rows times two columns over 8 weights at once.  Lines 2 j and 2 j + 1 of a
- * group are zipped to rows of 8 weights; single columns use the dot products of the neon level. */
+/* Matrix products with 8-bit matrix multiplication for two columns and more; single columns use the dot products of the neon level,
+ * which multiply one column as fast. */
 #include "simd/arm/mul_neon.h"
 
-enum { DOT_STEP = 2 };
+#define PAIRS_INC "simd/arm/mul_pairs.inc"
 /* clang-format off */
-#define TILE_COLS(M, t) M(t, 1) M(t, 2) M(t, 4) M(t, 6) M(t, 8)
+#define TILE_COLS(M, t) M(t, 1) M(t, 2) M(t, 4) M(t, 6) M(t, 8) M(t, 10) M(t, 12) M(t, 14) M(t, 16)
 /* clang-format on */
 #define MUL_WITHOUT_FLOAT
 
-/* Each two lines, rows 0..3: to rows 0 1 and rows 2 3 of 8 weights. */
-static ALWAYS_INLINE void v_pair(vi w[8])
+/* Lines of 4 columns to octets of a row for all but single columns. */
+static ALWAYS_INLINE void v_arrange(enum qn_type type, int n, vi w[8])
 {
-    LANES_FOR (j, 4) {
-        vi x = w[2 * j], y = w[2 * j + 1];
-        w[2 * j] = vzip1q_s32(x, y);
-        w[2 * j + 1] = vzip2q_s32(x, y);
-    }
-}
-
-/* Sums of two columns, low: rows 0 1 times columns 0 1, high: rows 2 3. */
-static ALWAYS_INLINE void dots_pair(vi *s, const vi *w, int n, const int8_t *const *a)
-{
-    vi low = vzip1q_s32(s[0], s[1]), high = vzip2q_s32(s[0], s[1]);
-    LANES_FOR (j, n / 2) {
-        int8x16_t x = vcombine_s8(vld1_s8(a[0] + 8 * j), vld1_s8(a[1] + 8 * j));
-        low = vmmlaq_s32(low, vreinterpretq_s8_s32(w[2 * j]), x);
-        high = vmmlaq_s32(high, vreinterpretq_s8_s32(w[2 * j + 1]), x);
-    }
-    s[0] = vuzp1q_s32(low, high);
-    s[1] = vuzp2q_s32(low, high);
-}
-
-static ALWAYS_INLINE void v_dots(vi *s, int n_cols, const vi *w, int n, const int8_t *const *a, int wmax)
-{
-    LANES_FOR (c, n_cols / 2)
-        dots_pair(s + 2 * c, w, n, a + 2 * c);
-    if (n_cols == 1)
-        dots(s, 1, w, n, a);
+    if (n > 1)
+        LANES_FOR (o, 4) {
+            vi x = w[2 * o], y = w[2 * o + 1];
+            w[2 * o] = vzip1q_s32(x, y);
+            w[2 * o + 1] = vzip2q_s32(x, y);
+        }
 }
 
 #include "simd/mul.inc"

@@ -2,16 +2,14 @@
 /* Matrix products with NEON dot products. */
 #include "simd/arm/mul_neon.h"
 
-enum { DOT_STEP = 1, FLOAT_ROWS = 2, FLOAT_COLS = 3 };
+enum { FLOAT_ROWS = 2, FLOAT_COLS = 3 };
 /* clang-format off */
-#define TILE_COLS(M, t) M(t, 1) M(t, 2) M(t, 3) M(t, 4) M(t, 5) M(t, 6) M(t, 7) M(t, 8)
+#define TILE_COLS(M, t) \
+    M(t, 1) M(t, 2) M(t, 3) M(t, 4) M(t, 5) M(t, 6) M(t, 7) M(t, 8) \
+    M(t, 10) M(t, 12) M(t, 14) M(t, 16)
 /* clang-format on */
 
-static ALWAYS_INLINE void v_dots(vi *s, int n_cols, const vi *w, int n, const int8_t *const *a, int wmax)
-{
-    dots(s, n_cols, w, n, a);
-}
-static ALWAYS_INLINE void v_pair(vi w[8]) {}
+static ALWAYS_INLINE void v_arrange(enum qn_type type, int n, vi w[8]) {}
 
 #include "simd/mul.inc"
 #include "simd/mul_float.inc"

@@ -13,7 +13,7 @@
 typedef int32x4_t vi;
 typedef float32x4_t vf;
 
-enum { W = 4, PARTS = 4, WIDE_BIAS = 0, MAX_COLS = 8, MAX_SUMS = 16, DOT_COLS = 4 };
+enum { W = 4, PARTS = 4, WIDE_BIAS = 0, MAX_COLS = 16, MAX_SUMS = 16, DOT_COLS = 4 };
 
 static ALWAYS_INLINE uint8x16_t v_u(vi x) { return vreinterpretq_u8_s32(x); }
 static ALWAYS_INLINE vi v_i(uint8x16_t x) { return vreinterpretq_s32_u8(x); }
@@ -60,7 +60,7 @@ static ALWAYS_INLINE vf f_load(const float *p) { return vld1q_f32(p); }
 static ALWAYS_INLINE void f_store(float *p, vf x) { vst1q_f32(p, x); }
 
 /* Four lines against 16 activations: each line takes its own 4 of them. */
-static ALWAYS_INLINE void dots(vi *s, int n_cols, const vi *w, int n, const int8_t *const *a)
+static ALWAYS_INLINE void v_dots(enum qn_type type, vi *s, int n_cols, const vi *w, int n, const int8_t *const *a)
 {
     LANES_FOR (i, n / 4)
         LANES_FOR (c, n_cols) {

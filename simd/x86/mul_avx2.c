@@ -11,10 +11,13 @@ static ALWAYS_INLINE vi byte_products(vi w, const int8_t *a, bool wide)
     return wide ? _mm256_maddubs_epi16(_mm256_abs_epi8(w), _mm256_sign_epi8(x, w)) : _mm256_maddubs_epi16(w, x);
 }
 
+static ALWAYS_INLINE int type_max(enum qn_type type); /* mul.inc */
+
 /* As many products as fit are summed in 16 bits: a pair is at most 254 wmax.  Columns side by side would need more registers. */
-static ALWAYS_INLINE void v_dots(vi *s, int n_cols, const vi *w, int n, const int8_t *const *a, int wmax)
+static ALWAYS_INLINE void v_dots(enum qn_type type, vi *s, int n_cols, const vi *w, int n, const int8_t *const *a)
 {
-    const int fit = 32767 / (254 * wmax), together = fit >= 8 ? 8 : fit >= 4 ? 4 : fit >= 2 ? 2 : 1;
+    const int wmax = type_max(type), fit = 32767 / (254 * wmax);
+    const int together = fit >= 8 ? 8 : fit >= 4 ? 4 : fit >= 2 ? 2 : 1;
     vi x = v_set(0);
     LANES_FOR (j, n) {
         vi p = byte_products(w[j], a[0] + 4 * j, wmax > 127);

@@ -13,7 +13,7 @@
 typedef __m256i vi;
 typedef __m256 vf;
 
-enum { W = 8, PARTS = 2, MAX_COLS = 8, MAX_SUMS = 8, DOT_STEP = 1 };
+enum { W = 8, PARTS = 2, MAX_COLS = 8, MAX_SUMS = 8 };
 /* clang-format off */
 #define TILE_COLS(M, t) M(t, 1) M(t, 2) M(t, 3) M(t, 4) M(t, 5) M(t, 6) M(t, 7) M(t, 8)
 /* clang-format on */
@@ -51,7 +51,7 @@ static ALWAYS_INLINE vf f_f16(const void *p) { return _mm256_cvtph_ps(_mm_loadu_
 static ALWAYS_INLINE vf f_load(const float *p) { return _mm256_loadu_ps(p); }
 static ALWAYS_INLINE void f_store(float *p, vf x) { _mm256_storeu_ps(p, x); }
 
-static ALWAYS_INLINE void v_pair(vi w[8]) {}
+static ALWAYS_INLINE void v_arrange(enum qn_type type, int n, vi w[8]) {}
 
 static ALWAYS_INLINE vi v_nibbles(const uint8_t *p, int part)
 {

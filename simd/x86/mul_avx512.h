@@ -14,7 +14,7 @@
 typedef __m512i vi;
 typedef __m512 vf;
 
-enum { W = 16, PARTS = 1, WIDE_BIAS = 128, MAX_COLS = 16, MAX_SUMS = 16, DOT_COLS = 4, DOT_STEP = 1 };
+enum { W = 16, PARTS = 1, WIDE_BIAS = 128, MAX_COLS = 16, MAX_SUMS = 16, DOT_COLS = 4 };
 /* clang-format off */
 #define TILE_COLS(M, t) \
     M(t, 1) M(t, 2) M(t, 3) M(t, 4) M(t, 5) M(t, 6) M(t, 7) M(t, 8) \
@@ -56,7 +56,7 @@ static ALWAYS_INLINE vf f_load(const float *p) { return _mm512_loadu_ps(p); }
 static ALWAYS_INLINE void f_store(float *p, vf x) { _mm512_storeu_ps(p, x); }
 
 /* Dots take 4 cycles, one starts in each: up to two columns have two chains each, more are carried side by side. */
-static ALWAYS_INLINE void v_dots(vi *s, int n_cols, const vi *w, int n, const int8_t *const *a, int wmax)
+static ALWAYS_INLINE void v_dots(enum qn_type type, vi *s, int n_cols, const vi *w, int n, const int8_t *const *a)
 {
     const bool two = n_cols <= 2;
     vi t[DOT_COLS];
@@ -70,6 +70,7 @@ static ALWAYS_INLINE void v_dots(vi *s, int n_cols, const vi *w, int n, const in
     LANES_FOR (c, n_cols)
         s[c] = two ? v_add(s[c], t[c]) : s[c];
 }
-static ALWAYS_INLINE void v_pair(vi w[8]) {}
+
+static ALWAYS_INLINE void v_arrange(enum qn_type type, int n, vi w[8]) {}
 
 #endif

@@ -12,7 +12,7 @@ enum { WIDE_BIAS = 128, DOT_COLS = 2 };
 #define DPBUSD _mm256_dpbusd_epi32
 #endif
 
-static ALWAYS_INLINE void v_dots(vi *s, int n_cols, const vi *w, int n, const int8_t *const *a, int wmax)
+static ALWAYS_INLINE void v_dots(enum qn_type type, vi *s, int n_cols, const vi *w, int n, const int8_t *const *a)
 {
     LANES_FOR (j, n)
         LANES_FOR (c, n_cols)
