@@ -9,10 +9,10 @@
 /* clang-format on */
 #define MUL_WITHOUT_FLOAT
 
-/* Lines of 4 columns to octets of a row for all but single columns. */
+/* Octets for all but single columns. */
 static ALWAYS_INLINE void v_arrange(enum qn_type type, int n, vi w[8])
 {
-    if (n > 1)
+    if (n > 1 && !type_octets(type))
         LANES_FOR (o, 4) {
             vi x = w[2 * o], y = w[2 * o + 1];
             w[2 * o] = vzip1q_s32(x, y);

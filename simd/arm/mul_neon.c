@@ -9,7 +9,16 @@ enum { FLOAT_ROWS = 2, FLOAT_COLS = 3 };
     M(t, 10) M(t, 12) M(t, 14) M(t, 16)
 /* clang-format on */
 
-static ALWAYS_INLINE void v_arrange(enum qn_type type, int n, vi w[8]) {}
+/* Lines for all but single columns. */
+static ALWAYS_INLINE void v_arrange(enum qn_type type, int n, vi w[8])
+{
+    if (n > 1 && type_octets(type))
+        LANES_FOR (o, 4) {
+            vi x = w[2 * o], y = w[2 * o + 1];
+            w[2 * o] = vuzp1q_s32(x, y);
+            w[2 * o + 1] = vuzp2q_s32(x, y);
+        }
+}
 
 #include "simd/mul.inc"
 #include "simd/mul_float.inc"

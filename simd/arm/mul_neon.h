@@ -13,7 +13,7 @@
 typedef int32x4_t vi;
 typedef float32x4_t vf;
 
-enum { W = 4, PARTS = 4, WIDE_BIAS = 0, MAX_COLS = 16, MAX_SUMS = 16, DOT_COLS = 4 };
+enum { W = 4, PARTS = 4, WIDE_BIAS = 0, BOOK_BIAS = 0, MAX_COLS = 16, MAX_SUMS = 16, DOT_COLS = 4 };
 
 static ALWAYS_INLINE uint8x16_t v_u(vi x) { return vreinterpretq_u8_s32(x); }
 static ALWAYS_INLINE vi v_i(uint8x16_t x) { return vreinterpretq_s32_u8(x); }
@@ -59,9 +59,41 @@ static ALWAYS_INLINE vf f_f16(const uint8_t *p) { return vcvt_f32_f16(vreinterpr
 static ALWAYS_INLINE vf f_load(const float *p) { return vld1q_f32(p); }
 static ALWAYS_INLINE void f_store(float *p, vf x) { vst1q_f32(p, x); }
 
+/* Rows of 8 weights: registers 2 o + h of the types with a code book. */
+static ALWAYS_INLINE bool type_octets(enum qn_type type)
+{
+    switch (type) {
+    case QN_IQ2_XXS:
+    case QN_IQ2_XS:
+    case QN_IQ2_S:
+    case QN_IQ3_XXS:
+    case QN_IQ3_S:
+    case QN_IQ1_S:
+    case QN_IQ1_M:
+        return true;
+    default:
+        return false;
+    }
+}
+
+static ALWAYS_INLINE void dots_octets(vi *s, const vi *w, int n, const int8_t *a)
+{
+    vi t[2] = {v_set(0), v_set(0)};
+    LANES_FOR (o, n / 2) {
+        int8x16_t x = vreinterpretq_s8_s64(vld1q_dup_s64((const int64_t *)(a + 8 * o)));
+        LANES_FOR (h, 2)
+            t[h] = vdotq_s32(t[h], vreinterpretq_s8_s32(w[2 * o + h]), x);
+    }
+    *s = v_add(*s, vpaddq_s32(t[0], t[1]));
+}
+
 /* Four lines against 16 activations: each line takes its own 4 of them. */
 static ALWAYS_INLINE void v_dots(enum qn_type type, vi *s, int n_cols, const vi *w, int n, const int8_t *const *a)
 {
+    if (n_cols == 1 && type_octets(type)) {
+        dots_octets(s, w, n, a[0]);
+        return;
+    }
     LANES_FOR (i, n / 4)
         LANES_FOR (c, n_cols) {
             int8x16_t x = vld1q_s8(a[c] + 16 * i);
@@ -72,41 +104,6 @@ static ALWAYS_INLINE void v_dots(enum qn_type type, vi *s, int n_cols, const vi 
         }
 }
 
-static ALWAYS_INLINE vi v_nibbles(const uint8_t *p, int part)
-{
-    static const int32_t n[4] = {0, -4, -8, -12};
-    uint16_t x;
-    memcpy(&x, p + 2 * part, sizeof(x));
-    return v_and(vreinterpretq_s32_u32(vshlq_u32(vdupq_n_u32(x), vld1q_s32(n))), v_set(15));
-}
-
-static ALWAYS_INLINE vi v_pick4(const uint32_t *t, vi i)
-{
-    uint32x4_t k = vreinterpretq_u32_s32(i), x = vdupq_n_u32(t[vgetq_lane_u32(k, 0)]);
-    x = vld1q_lane_u32(t + vgetq_lane_u32(k, 1), x, 1);
-    x = vld1q_lane_u32(t + vgetq_lane_u32(k, 2), x, 2);
-    return vreinterpretq_s32_u32(vld1q_lane_u32(t + vgetq_lane_u32(k, 3), x, 3));
-}
-
-static ALWAYS_INLINE void v_pick8(const uint64_t *t, vi i, vi w[2])
-{
-    uint32x4_t k = vreinterpretq_u32_s32(i);
-    uint64x2_t x = vdupq_n_u64(t[vgetq_lane_u32(k, 0)]), y = vdupq_n_u64(t[vgetq_lane_u32(k, 2)]);
-    vi a = vreinterpretq_s32_u64(vld1q_lane_u64(t + vgetq_lane_u32(k, 1), x, 1));
-    vi b = vreinterpretq_s32_u64(vld1q_lane_u64(t + vgetq_lane_u32(k, 3), y, 1));
-    w[0] = vuzp1q_s32(a, b);
-    w[1] = vuzp2q_s32(a, b);
-}
-
-static ALWAYS_INLINE vi v_spread(vi x, int k)
-{
-    static const uint8_t first[16] = {0, 0, 0, 0, 4, 4, 4, 4, 8, 8, 8, 8, 12, 12, 12, 12};
-    return v_i(vqtbl1q_u8(v_u(x), vaddq_u8(vld1q_u8(first), vdupq_n_u8((uint8_t)k))));
-}
-static ALWAYS_INLINE vi v_negate(vi w, vi x, vi m)
-{
-    int8x16_t v = vreinterpretq_s8_s32(w);
-    return vreinterpretq_s32_s8(vbslq_s8(vtstq_u8(v_u(x), v_u(m)), vnegq_s8(v), v));
-}
+#define BOOK_INC "simd/arm/mul_book_neon.inc"
 
 #endif

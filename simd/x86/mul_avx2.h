@@ -13,7 +13,7 @@
 typedef __m256i vi;
 typedef __m256 vf;
 
-enum { W = 8, PARTS = 2, MAX_COLS = 8, MAX_SUMS = 8 };
+enum { W = 8, BOOK_BIAS = 1, PARTS = 2, MAX_COLS = 8, MAX_SUMS = 8 };
 /* clang-format off */
 #define TILE_COLS(M, t) M(t, 1) M(t, 2) M(t, 3) M(t, 4) M(t, 5) M(t, 6) M(t, 7) M(t, 8)
 /* clang-format on */

@@ -14,7 +14,7 @@
 typedef __m512i vi;
 typedef __m512 vf;
 
-enum { W = 16, PARTS = 1, WIDE_BIAS = 128, MAX_COLS = 16, MAX_SUMS = 16, DOT_COLS = 4 };
+enum { W = 16, PARTS = 1, WIDE_BIAS = 128, BOOK_BIAS = 1, MAX_COLS = 16, MAX_SUMS = 16, DOT_COLS = 4 };
 /* clang-format off */
 #define TILE_COLS(M, t) \
     M(t, 1) M(t, 2) M(t, 3) M(t, 4) M(t, 5) M(t, 6) M(t, 7) M(t, 8) \
