@@ -37,16 +37,18 @@ static ALWAYS_INLINE vi v_mul16(vi x, vi y)
 static ALWAYS_INLINE vi v_shl(vi x, int n) { return (vi)((uint32x4_t)x << (unsigned)n); }
 static ALWAYS_INLINE vi v_shr(vi x, int n) { return (vi)((uint32x4_t)x >> (unsigned)n); }
 static ALWAYS_INLINE vi v_half_line(const uint8_t *p, int k) { return v_shr(v_load(p + 16 * (k % 2)), k / 2 * 4); }
-static ALWAYS_INLINE vi v_u8(const void *p)
+static ALWAYS_INLINE vi v_shrb(vi x, int n) { return (vi)(v_u(x) >> (unsigned)n); }
+static ALWAYS_INLINE vi v_put(vi x, vi y, vi mask) { return v_i(vbslq_u8(v_u(mask), v_u(y), v_u(x))); }
+/* Byte 4 part + l in the low byte of lane l, or (shifted by 24) the high one; an index past the table gives zero. */
+static ALWAYS_INLINE vi v_four_bytes(const void *p, int part, int shift)
 {
-    uint8x8_t x = vcreate_u8((uint32_t)load_4(p));
-    return vreinterpretq_s32_u32(vmovl_u16(vget_low_u16(vmovl_u8(x))));
+    static const uint32_t first[4] = {0, 1, 2, 3};
+    uint32x4_t i = vaddq_u32(vld1q_u32(first), vdupq_n_u32((uint32_t)(4 * part)));
+    i = (i << (unsigned)shift) | vdupq_n_u32(~(255u << shift));
+    return v_i(vqtbl1q_u8(vld1q_u8(p), vreinterpretq_u8_u32(i)));
 }
-static ALWAYS_INLINE vi v_s8(const void *p)
-{
-    int8x8_t x = vcreate_s8((uint32_t)load_4(p));
-    return vmovl_s16(vget_low_s16(vmovl_s8(x)));
-}
+static ALWAYS_INLINE vi v_u8(const void *p, int part) { return v_four_bytes(p, part, 0); }
+static ALWAYS_INLINE vi v_s8(const void *p, int part) { return vshrq_n_s32(v_four_bytes(p, part, 24), 24); }
 static ALWAYS_INLINE vi v_table(const int8_t t[16]) { return vreinterpretq_s32_s8(vld1q_s8(t)); }
 static ALWAYS_INLINE vi v_lut(vi t, vi x) { return v_i(vqtbl1q_u8(v_u(t), v_u(x))); }
 

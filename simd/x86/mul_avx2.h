@@ -34,8 +34,16 @@ static ALWAYS_INLINE vi v_subb(vi x, vi y) { return _mm256_sub_epi8(x, y); }
 static ALWAYS_INLINE vi v_mul16(vi x, vi y) { return _mm256_mullo_epi16(x, y); }
 static ALWAYS_INLINE vi v_shl(vi x, int n) { return (vi)((__v8su)x << (unsigned)n); }
 static ALWAYS_INLINE vi v_shr(vi x, int n) { return (vi)((__v8su)x >> (unsigned)n); }
-static ALWAYS_INLINE vi v_u8(const void *p) { return _mm256_cvtepu8_epi32(_mm_loadl_epi64(p)); }
-static ALWAYS_INLINE vi v_s8(const void *p) { return _mm256_cvtepi8_epi32(_mm_loadl_epi64(p)); }
+static ALWAYS_INLINE vi v_shrb(vi x, int n) { return v_and(v_shr(x, n), v_bytes(255 >> n)); }
+static ALWAYS_INLINE vi v_put(vi x, vi y, vi mask) { return v_or(x, v_and(y, mask)); }
+static ALWAYS_INLINE vi v_u8(const void *p, int part)
+{
+    return _mm256_cvtepu8_epi32(_mm_loadl_epi64((const void *)((const char *)p + W * part)));
+}
+static ALWAYS_INLINE vi v_s8(const void *p, int part)
+{
+    return _mm256_cvtepi8_epi32(_mm_loadl_epi64((const void *)((const char *)p + W * part)));
+}
 static ALWAYS_INLINE vi v_table(const int8_t t[16])
 {
     return _mm256_broadcastsi128_si256(_mm_loadu_si128((const void *)t));

@@ -41,8 +41,10 @@ static ALWAYS_INLINE vi v_subb(vi x, vi y) { return _mm512_sub_epi8(x, y); }
 static ALWAYS_INLINE vi v_mul16(vi x, vi y) { return _mm512_mullo_epi16(x, y); }
 static ALWAYS_INLINE vi v_shl(vi x, int n) { return (vi)((__v16su)x << (unsigned)n); }
 static ALWAYS_INLINE vi v_shr(vi x, int n) { return (vi)((__v16su)x >> (unsigned)n); }
-static ALWAYS_INLINE vi v_u8(const void *p) { return _mm512_cvtepu8_epi32(_mm_loadu_si128(p)); }
-static ALWAYS_INLINE vi v_s8(const void *p) { return _mm512_cvtepi8_epi32(_mm_loadu_si128(p)); }
+static ALWAYS_INLINE vi v_shrb(vi x, int n) { return v_and(v_shr(x, n), v_bytes(255 >> n)); }
+static ALWAYS_INLINE vi v_put(vi x, vi y, vi mask) { return v_or(x, v_and(y, mask)); }
+static ALWAYS_INLINE vi v_u8(const void *p, int part) { return _mm512_cvtepu8_epi32(_mm_loadu_si128(p)); }
+static ALWAYS_INLINE vi v_s8(const void *p, int part) { return _mm512_cvtepi8_epi32(_mm_loadu_si128(p)); }
 static ALWAYS_INLINE vi v_table(const int8_t t[16]) { return _mm512_broadcast_i32x4(_mm_loadu_si128((const void *)t)); }
 static ALWAYS_INLINE vi v_lut(vi t, vi x) { return _mm512_shuffle_epi8(t, x); }
 
