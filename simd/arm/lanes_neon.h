@@ -121,10 +121,10 @@ LANE_FN void lanes_load_pairs(const float *p, lf *even, lf *odd)
 }
 LANE_FN void lanes_store_pairs(float *p, lf even, lf odd)
 {
-    vst2q_f32(p, (float32x4x2_t){{even.a, odd.a}});
-    vst2q_f32(p + 8, (float32x4x2_t){{even.b, odd.b}});
-    vst2q_f32(p + 16, (float32x4x2_t){{even.c, odd.c}});
-    vst2q_f32(p + 24, (float32x4x2_t){{even.d, odd.d}});
+    vst2q_f32(p, ((float32x4x2_t){{even.a, odd.a}}));
+    vst2q_f32(p + 8, ((float32x4x2_t){{even.b, odd.b}}));
+    vst2q_f32(p + 16, ((float32x4x2_t){{even.c, odd.c}}));
+    vst2q_f32(p + 24, ((float32x4x2_t){{even.d, odd.d}}));
 }
 
 LANE_FN float32x4_t lanes_f16x4(uint16x4_t h) { return vcvt_f32_f16(vreinterpret_f16_u16(h)); }
