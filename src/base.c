@@ -159,24 +159,46 @@ void mem_prefetch(void *p, size_t bytes)
     madvise(p, bytes, MADV_WILLNEED);
 }
 
-/* What the memory cgroups above this process still allow (version 2, and version 1 as mounted in containers). */
+/* Names in a memory cgroup's folder, of version 2 and of version 1. */
+struct cgroup_files {
+    const char *limit, *used, *inactive, *active;
+};
+
+/* What a memory cgroup still allows: its limit less what it holds, but for pages of files, which it lets go when memory is wanted. */
+static size_t cgroup_left(const char *folder, const struct cgroup_files *f)
+{
+    char path[700];
+    size_t max, used, inactive = 0, active = 0;
+    snprintf(path, sizeof path, "%s/%s", folder, f->limit);
+    if (!read_number(path, "", &max))
+        return SIZE_MAX;
+    snprintf(path, sizeof path, "%s/%s", folder, f->used);
+    if (!read_number(path, "", &used))
+        return SIZE_MAX;
+    snprintf(path, sizeof path, "%s/memory.stat", folder);
+    read_number(path, f->inactive, &inactive);
+    read_number(path, f->active, &active);
+    size_t files = inactive + active, held = used > files ? used - files : 0;
+    return max > held ? max - held : 0;
+}
+
+/* The same for all cgroups above this process (version 2, and version 1 as mounted in containers). */
 static size_t cgroup_available(void)
 {
-    size_t least = SIZE_MAX, max, used;
+    static const struct cgroup_files v2 = {"memory.max", "memory.current", "inactive_file", "active_file"};
+    static const struct cgroup_files v1 = {"memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file",
+                                           "total_active_file"};
+    size_t least = cgroup_left("/sys/fs/cgroup/memory", &v1);
     FILE *f = fopen("/proc/self/cgroup", "re");
-    char line[512], path[700];
+    char line[512], path[600];
     while (f && fgets(line, sizeof line, f)) {
         if (strncmp(line, "0::", 3) != 0)
             continue;
         line[strcspn(line, "\n")] = 0;
         for (;;) { /* every level up to the root can hold a limit */
-            snprintf(path, sizeof path, "/sys/fs/cgroup%s/memory.max", line + 3);
-            bool limited = read_number(path, "", &max);
-            snprintf(path, sizeof path, "/sys/fs/cgroup%s/memory.current", line + 3);
-            if (limited && read_number(path, "", &used)) {
-                size_t left = max > used ? max - used : 0;
-                least = left < least ? left : least;
-            }
+            snprintf(path, sizeof path, "/sys/fs/cgroup%s", line + 3);
+            size_t left = cgroup_left(path, &v2);
+            least = left < least ? left : least;
             char *slash = strrchr(line + 3, '/');
             if (!slash)
                 break;
@@ -185,11 +207,6 @@ static size_t cgroup_available(void)
     }
     if (f)
         fclose(f);
-    if (read_number("/sys/fs/cgroup/memory/memory.limit_in_bytes", "", &max) &&
-        read_number("/sys/fs/cgroup/memory/memory.usage_in_bytes", "", &used)) {
-        size_t left = max > used ? max - used : 0;
-        least = left < least ? left : least;
-    }
     return least;
 }
 
