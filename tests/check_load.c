@@ -351,7 +351,8 @@ static qn_engine *open_or_die(const struct qn_options *o)
     return e;
 }
 
-/* A context beyond memory is refused before anything is taken; the one that is named instead can be opened. */
+/* A context beyond memory is refused before anything is taken; the one that is named instead can be opened.  When others took
+ * memory between the two calls, another one is named. */
 static void test_memory(void **state)
 {
     (void)state;
@@ -361,14 +362,21 @@ static void test_memory(void **state)
     o.n_ctx = 1 << 30;
     o.n_seq = 1024;
     o.type_k = o.type_v = QN_KV_F32;
-    int got = qn_open(&e, &o, &err), needs = 0, have = 0, fits = 0;
+    int got = qn_open(&e, &o, &err);
     check_error("n_ctx 2^30", &err, got, QN_E_MEMORY, "plain.gguf|context of 1073741824|1024 sequences|fits");
-    assert_int_equal(sscanf(strstr(err.text, "needs"), "needs %d MiB", &needs), 1);
-    assert_int_equal(sscanf(strstr(err.text, "KV"), "KV and states %*d), %d MiB", &have), 1);
-    assert_int_equal(sscanf(strstr(err.text, "; a context of"), "; a context of %d", &fits), 1);
-    assert_true(needs > have && have > 0 && fits > 0);
-    o.n_ctx = fits;
-    qn_close(open_or_die(&o));
+    for (int tries = 0; got == QN_E_MEMORY && tries < 5; tries++) {
+        int needs = 0, have = 0, fits = 0;
+        print_message("%s\n", err.text);
+        assert_int_equal(sscanf(strstr(err.text, "needs"), "needs %d MiB", &needs), 1);
+        assert_int_equal(sscanf(strstr(err.text, "KV and"), "KV and states %*d), %d MiB", &have), 1);
+        assert_int_equal(sscanf(strstr(err.text, "; a context of"), "; a context of %d", &fits), 1);
+        assert_true(needs > have && have > 0 && fits > 0 && fits < o.n_ctx);
+        o.n_ctx = fits;
+        got = qn_open(&e, &o, &err);
+    }
+    if (got)
+        fail_msg("%s", err.text);
+    qn_close(e);
     o.n_ctx = 0;
     struct qn_model_info info;
     e = open_or_die(&o);

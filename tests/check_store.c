@@ -500,9 +500,10 @@ static long resident_bytes(void)
 /* Sequences come and go and a conversation has turn after turn: what was touched stays within live sequences and budget. */
 static void test_memory(void **state)
 {
-    enum { SEQS = 64, N = 9 };
+    enum { SEQS = 64, N = 9, LENGTHS = 300 };
     (void)state;
-    int n_turns = test_quick() ? 300 : getenv("QUERN_LONG") ? 10000 : 2000;
+    /* by the middle the conversation has had every length, and all sequences have come and gone */
+    int n_turns = test_quick() ? 2 * LENGTHS + 100 : getenv("QUERN_LONG") ? 10000 : 2000;
     struct qn_options o = options(hybrid(), budget_of(hybrid(), 5, 12), SEQS);
     o.n_threads = 1;
     qn_engine *e = eval_open(&o);
@@ -522,7 +523,7 @@ static void test_memory(void **state)
         make_ids((uint64_t)turn, N, ids);
         append(s[i], ids, N, rows);
         qn_seq_keep(s[i]);
-        int n = 4 + turn % 300, kept = qn_seq_resume(talk, mine, n, NULL);
+        int n = 4 + turn % LENGTHS, kept = qn_seq_resume(talk, mine, n, NULL);
         append(talk, mine + kept, n - kept < 8 ? n - kept : 8, rows);
         qn_seq_keep(talk);
         assert_true(info_of(e).bytes <= o.cache_ram);
