@@ -42,7 +42,7 @@ static const struct bound {
     {QN_Q2_K,   PAIRS,                10 + 18 * EACH(256),  2,  false, "pairs; 2 x (widen, convert; widen, convert, multiply); a block: d, dmin, 4 x (2 and, shift, subtract)"},
     {QN_Q3_K,   PAIRS + BIT,          4 + 18 * EACH(256),   0,  true,  "pairs, bit; 2 x (widen, convert); a block: d, 17 for sub-scales"},
     {QN_Q4_K,   NIBBLES,              6 + 17 * EACH(256),   2,  false, "nibbles; 2 x (widen, convert, multiply); a block: d, dmin, 15 for sub-scales"},
-    {QN_Q5_K,   NIBBLES + BIT,        13 + 2 * EACH(256),   2,  false, "nibbles, bit; scales as Q4_K"},
+    {QN_Q5_K,   NIBBLES + BIT,        6 + 17 * EACH(256),   2,  false, "nibbles, bit; scales as Q4_K"},
     {QN_Q6_K,   NIBBLES + 14,         4 + EACH(256),        0,  true,  "nibbles, 6 shifts, 8 x merge; 2 x (widen, convert); d"},
     {QN_IQ4_NL, NIBBLES + LUT,        1,                    0,  true,  "nibbles, table; d"},
     {QN_IQ4_XS, NIBBLES + LUT,        3 + 12 * EACH(256),   1,  true,  "nibbles, table; widen, convert, multiply; a block: d, 11 for sub-scales"},

@@ -12,7 +12,7 @@
 /* Octets for all but single columns. */
 static ALWAYS_INLINE void v_arrange(enum qn_type type, int n, vi w[8])
 {
-    if (n > 1 && !type_octets(type))
+    if (n > 1 && !type_book(type))
         LANES_FOR (o, 4) {
             vi x = w[2 * o], y = w[2 * o + 1];
             w[2 * o] = vzip1q_s32(x, y);

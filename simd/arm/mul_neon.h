@@ -61,23 +61,7 @@ static ALWAYS_INLINE vf f_f16(const uint8_t *p) { return vcvt_f32_f16(vreinterpr
 static ALWAYS_INLINE vf f_load(const float *p) { return vld1q_f32(p); }
 static ALWAYS_INLINE void f_store(float *p, vf x) { vst1q_f32(p, x); }
 
-/* Rows of 8 weights: registers 2 o + h of the types with a code book. */
-static ALWAYS_INLINE bool type_octets(enum qn_type type)
-{
-    switch (type) {
-    case QN_IQ2_XXS:
-    case QN_IQ2_XS:
-    case QN_IQ2_S:
-    case QN_IQ3_XXS:
-    case QN_IQ3_S:
-    case QN_IQ1_S:
-    case QN_IQ1_M:
-        return true;
-    default:
-        return false;
-    }
-}
-
+/* One column; register 2 o + h has octet o of rows 2 h and 2 h + 1, as code books leave it. */
 static ALWAYS_INLINE void dots_octets(vi *s, const vi *w, int n, const int8_t *a)
 {
     vi t[2] = {v_set(0), v_set(0)};
@@ -92,7 +76,7 @@ static ALWAYS_INLINE void dots_octets(vi *s, const vi *w, int n, const int8_t *a
 /* Four lines against 16 activations: each line takes its own 4 of them. */
 static ALWAYS_INLINE void v_dots(enum qn_type type, vi *s, int n_cols, const vi *w, int n, const int8_t *const *a)
 {
-    if (n_cols == 1 && type_octets(type)) {
+    if (n_cols == 1 && type_book(type)) {
         dots_octets(s, w, n, a[0]);
         return;
     }

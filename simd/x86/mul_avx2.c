@@ -11,8 +11,6 @@ static ALWAYS_INLINE vi byte_products(vi w, const int8_t *a, bool wide)
     return wide ? _mm256_maddubs_epi16(_mm256_abs_epi8(w), _mm256_sign_epi8(x, w)) : _mm256_maddubs_epi16(w, x);
 }
 
-static ALWAYS_INLINE int type_max(enum qn_type type); /* mul.inc */
-
 /* As many products as fit are summed in 16 bits: a pair is at most 254 wmax.  Columns side by side would need more registers. */
 static ALWAYS_INLINE void v_dots(enum qn_type type, vi *s, int n_cols, const vi *w, int n, const int8_t *const *a)
 {
