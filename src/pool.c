@@ -82,12 +82,18 @@ static void release_node(struct node_barrier *b)
 /* Waits up to ns for the phase to change; true when it has.  The clock counts, not the turns: an emulator's take far longer. */
 static bool spin_for(struct node_barrier *b, unsigned phase, int ns)
 {
-    for (int64_t end = ns ? now_ns() + ns : 0, now = 0; now < end; now = now_ns())
+    if (ns == 0)
+        return false;
+    int64_t now, end = 0; /* the clock is read when the first turns are over */
+    do {
         for (int i = 0; i < SPIN_TURNS; i++) {
             if (atomic_load_explicit(&b->phase, memory_order_acquire) != phase)
                 return true;
             cpu_relax();
         }
+        now = now_ns();
+        end = end ? end : now + ns;
+    } while (now < end);
     return false;
 }
 
