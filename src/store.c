@@ -355,11 +355,11 @@ static void go_back(struct qn_seq *s, int n)
     s->n = n;
 }
 
-/* Fills in what is known of ids[0..n) in s and in the tree. */
-static void compare(const struct qn_seq *s, struct place at, const int32_t *ids, int n, struct qn_kept *out)
+/* Fills in what is known of ids[0..n): the first `same` in s, those up to `at` in the tree. */
+static void compare(const struct qn_seq *s, int same, struct place at, const int32_t *ids, int n, struct qn_kept *out)
 {
     out->n = n;
-    out->same = agree(s->ids, s->n, ids, n);
+    out->same = same;
     out->was = out->same < s->n ? s->ids[out->same] : -1;
     if (at.node && (at.n > out->same || (at.n == out->same && out->was < 0))) {
         const struct node *next = at.n < at.node->to ? at.node : at.node->child;
@@ -381,7 +381,7 @@ int qn_seq_resume(qn_seq *s, const int32_t *ids, int n, struct qn_kept *out)
         at = walk(st, ids, n);
         best = resumable(st, at, limit);
     }
-    compare(s, at, ids, n, &k);
+    compare(s, same, at, ids, n, &k);
     k.kept = own_place(s, same, limit);
     bool goes_on = same == s->n && (k.kept == s->n || best.n >= s->n);
     if (st && !goes_on) {

@@ -223,13 +223,7 @@ static void record(struct batch *b, int index, const json_t *id, const struct sl
 /* ---- common beginnings */
 
 /* How many of the ids a prompt begins with, but for its last one, which is read anyway. */
-static int agree(const struct request *r, const int32_t *ids, int n)
-{
-    int most = n < r->n_ids - 1 ? n : r->n_ids - 1, i = 0;
-    while (i < most && r->ids[i] == ids[i])
-        i++;
-    return i;
-}
+static int agree(const struct request *r, const int32_t *ids, int n) { return gen_agree(r->ids, r->n_ids - 1, ids, n); }
 
 /* Begins with what is kept of the prompt in s.  What it has in common with others beyond that it waits for if one of them is about to
  * read it; else it reads that itself and leaves a snapshot for the next one. */

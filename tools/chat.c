@@ -110,22 +110,18 @@ static int32_t *render(struct chat *c, bool prompt, int *n_ids, bool *inside, st
     return ids;
 }
 
-static int agree(const int32_t *a, int n_a, const int32_t *b, int n_b)
-{
-    int n = 0;
-    while (n < n_a && n < n_b && a[n] == b[n])
-        n++;
-    return n;
-}
-
-/* How many of the prompt's ids stand in front of the assistant's header; 0 when that cannot be told. */
+/* How many of the prompt's ids stand in front of the assistant's header; 0 when that cannot be told, or nobody would keep them. */
 static int header_at(struct chat *c, const int32_t *ids, int n)
 {
     struct qn_error err;
+    struct qn_cache_info cache;
     int n_before;
     bool inside;
+    qn_cache_info(c->e, &cache);
+    if (!cache.budget)
+        return 0;
     int32_t *before = render(c, false, &n_before, &inside, &err);
-    int at = before ? agree(ids, n, before, n_before) : 0;
+    int at = before ? gen_agree(ids, n, before, n_before) : 0;
     free(before);
     return at;
 }
@@ -134,7 +130,7 @@ static int header_at(struct chat *c, const int32_t *ids, int n)
  * 0, 1 when interrupted, or negative. */
 static int advance(struct chat *c, const int32_t *ids, int n, int header, struct qn_error *err)
 {
-    int same = agree(ids, n, c->past, c->n_past);
+    int same = gen_agree(ids, n, c->past, c->n_past);
     struct marks marks = {0};
     if (c->sampler) /* an earlier turn that is now rendered differently has been seen already, up to there */
         for (int i = same; i < n; i++)

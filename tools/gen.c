@@ -109,6 +109,14 @@ bool gen_next(struct gen *g, const float *logits, struct text *out)
     return true;
 }
 
+int gen_agree(const int32_t *a, int n_a, const int32_t *b, int n_b)
+{
+    int n = 0;
+    while (n < n_a && n < n_b && a[n] == b[n])
+        n++;
+    return n;
+}
+
 void marks_add(struct marks *m, int there, int n)
 {
     int last = m->n ? m->at[m->n - 1] : there;

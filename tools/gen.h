@@ -30,6 +30,9 @@ bool gen_next(struct gen *g, const float *logits, struct text *out);
 void gen_finish(struct gen *g, enum finish why, struct text *out);
 void gen_free(struct gen *g);
 
+/* How many ids a and b both begin with. */
+int gen_agree(const int32_t *a, int n_a, const int32_t *b, int n_b);
+
 /* Places in a prompt where the prefix store gets a snapshot. */
 struct marks {
     int at[2], n; /* ascending */
