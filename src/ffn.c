@@ -127,8 +127,8 @@ static void gate_and_up(struct ctx *c, const struct gated_up *g, int64_t r0, int
     }
 }
 
-/* Rows of matrices of one shape, split over the workers.  Few rows of activations: everyone streams one equal share of the bytes, in
- * runs as long as the scratch allows, which memory serves best; else tiles are claimed one by one. */
+/* Rows of matrices of one shape, split over the workers.  Few rows of activations: everyone streams an equal share of the bytes, in
+ * runs as long as pieces and the scratch allow, which memory serves best; else tiles are claimed one by one. */
 struct runs {
     struct tasks tasks; /* of `unit` rows */
     int64_t rows;
@@ -138,12 +138,13 @@ struct runs {
     int64_t r0, r1;
 };
 
-static struct runs runs_start(struct ctx *c, int n_matrices, int64_t rows, int few, int many)
+/* Tasks of `few` or `many` rows, 16 of which take so many bytes of weights. */
+static struct runs runs_start(struct ctx *c, int n_matrices, int64_t rows, int64_t bytes, int few, int many)
 {
     struct runs r = {.rows = rows, .unit = few_rows(c) ? few : many, .n_slices = c->e->model.n_slices};
     r.per_matrix = (int)((slice_most(rows, r.n_slices) + r.unit - 1) / r.unit);
     r.per_slice = n_matrices * r.per_matrix;
-    r.tasks = tasks_start_slices(c, r.per_slice);
+    r.tasks = tasks_start_slices(c, r.per_slice, r.unit / TILE_ROWS * bytes);
     return r;
 }
 
@@ -179,7 +180,8 @@ static void shared_up(struct ctx *c, const struct ffn_weights *f, const struct a
     int n = c->s->n_rows, each = few_rows(c) ? n : TASK_COLS;
     struct mat gate, up;
     struct gated_up g = {.gate = &gate, .up = &up, .in = in, .hidden = c->s->shared, .hidden_act = c->s->shared_act};
-    struct runs run = runs_start(c, (n + each - 1) / each, f->gate.rows, QUANT_GROUP, TASK_ROWS);
+    struct runs run = runs_start(c, (n + each - 1) / each, f->gate.rows, tile_bytes(&f->gate) + tile_bytes(&f->up),
+                                 QUANT_GROUP, TASK_ROWS);
     while (runs_next(&run)) {
         gate = model_slice(&c->e->model, &f->gate, run.slice);
         up = model_slice(&c->e->model, &f->up, run.slice);
@@ -192,7 +194,8 @@ static void shared_up(struct ctx *c, const struct ffn_weights *f, const struct a
 static void experts_up(struct ctx *c, const struct ffn_weights *f, const struct acts *in, const struct routing *r)
 {
     int64_t width = f->gate_exps.m.rows;
-    struct runs run = runs_start(c, r->n_active, width, QUANT_GROUP, TASK_ROWS);
+    int64_t bytes = tile_bytes(&f->gate_exps.m) + tile_bytes(&f->up_exps.m);
+    struct runs run = runs_start(c, r->n_active, width, bytes, QUANT_GROUP, TASK_ROWS);
     while (runs_next(&run)) {
         int e = r->active[run.matrix], first = r->start[e];
         struct mat gate = expert(c, &f->gate_exps, e, run.slice), up = expert(c, &f->up_exps, e, run.slice);
@@ -246,7 +249,8 @@ static void down(struct ctx *c, const struct ffn_weights *f, const struct routin
 {
     int64_t rows = c->e->model.hp.n_embd, many = rows / (2 * c->w->n) / TILE_ROWS * TILE_ROWS; /* two for everyone */
     many = many < LEAST_DOWN ? LEAST_DOWN : many < TASK_ROWS ? many : TASK_ROWS;
-    struct runs run = runs_start(c, 1, rows, TILE_ROWS, (int)many);
+    int64_t bytes = r->n_active * tile_bytes(&f->down_exps.m) + (f->down.rows ? tile_bytes(&f->down) : 0);
+    struct runs run = runs_start(c, 1, rows, bytes, TILE_ROWS, (int)many);
     while (runs_next(&run))
         down_run(c, f, r, &run);
 }

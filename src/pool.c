@@ -21,6 +21,12 @@ struct node_barrier {
     atomic_int sleepers;
 };
 
+/* How much of a worker's share is taken, for spreads under way and, zero, for the next ones. */
+enum { SPREADS = 8 };
+struct taken {
+    _Alignas(CACHE_LINE) atomic_ullong units[SPREADS]; /* low half: from its front, high half: from its end */
+};
+
 struct pool {
     int n_max, n_nodes;
     int n_cores; /* that may run workers at once */
@@ -30,6 +36,8 @@ struct pool {
     int node_number[MAX_NODES]; /* [n_nodes] as the system counts */
     int *node_size; /* [n_nodes] workers of the running job */
     int active_nodes, spin;
+    struct taken *taken; /* [n_max] */
+    _Alignas(CACHE_LINE) atomic_int n_empty[SPREADS]; /* shares of which everything is taken */
     _Alignas(CACHE_LINE) atomic_int nodes_arrived;
     struct node_barrier node[MAX_NODES];
 };
@@ -124,6 +132,74 @@ void pool_barrier(struct worker *w)
     adapt_spin(w, now_ns() - asleep);
 }
 
+struct spread pool_spread(struct worker *w, int64_t n, int64_t least)
+{
+    unsigned now = w->n_spreads++ % SPREADS, later = (now + SPREADS / 2) % SPREADS;
+    /* of the spread that used it last everyone is through, and nobody has reached the one that uses it next */
+    atomic_store_explicit(&w->pool->taken[w->id].units[later], 0, memory_order_relaxed);
+    if (w->id == 0)
+        atomic_store_explicit(&w->pool->n_empty[later], 0, memory_order_relaxed);
+    return (struct spread){.w = w, .n = n, .least = least < 1 ? 1 : least, .whose = w->id, .slot = (int)now};
+}
+
+/* Takes a piece of share s->whose, which begins at unit `from` and ends before `end`; false when nothing is left of it. */
+static bool take_piece(const struct spread *s, int64_t from, int64_t end, int64_t *first, int64_t *last)
+{
+    struct pool *p = s->w->pool;
+    atomic_ullong *units = &p->taken[s->whose].units[s->slot];
+    unsigned long long seen = atomic_load_explicit(units, memory_order_relaxed);
+    int64_t left, piece;
+    do {
+        int64_t front = (int64_t)(seen & UINT32_MAX), back = (int64_t)(seen >> 32);
+        left = end - from - front - back;
+        if (left <= 0)
+            return false;
+        piece = left / 2 > s->least ? left / 2 : s->least < left ? s->least : left;
+        *first = s->whose == s->w->id ? from + front : end - back - piece;
+    } while (!atomic_compare_exchange_weak_explicit(
+        units, &seen, seen + ((unsigned long long)piece << (s->whose == s->w->id ? 0 : 32)), memory_order_relaxed,
+        memory_order_relaxed));
+    if (piece == left)
+        atomic_fetch_add_explicit(&p->n_empty[s->slot], 1, memory_order_relaxed);
+    *last = *first + piece;
+    return true;
+}
+
+/* On to the next worker's share: those of the own node in a circle, then the others. */
+static void next_share(struct spread *s)
+{
+    const int *node_of = s->w->pool->node_of, id = s->w->id;
+    do {
+        s->whose = s->whose + 1 < s->w->n ? s->whose + 1 : 0;
+        if (s->whose == id && s->abroad)
+            s->whose = -1;
+        else if (s->whose == id)
+            s->abroad = true;
+    } while (s->whose >= 0 && (s->whose == id || (node_of[s->whose] != node_of[id]) != s->abroad));
+}
+
+bool pool_spread_next(struct spread *s, int64_t *first, int64_t *last)
+{
+    const int n_workers = s->w->n;
+    if (n_workers == 1) {
+        *first = 0;
+        *last = s->n;
+        s->n = 0;
+        return *last > 0;
+    }
+    const atomic_int *n_empty = &s->w->pool->n_empty[s->slot];
+    int n_shares = s->n < n_workers ? (int)s->n : n_workers; /* that are not empty from the start */
+    while (s->whose >= 0) {
+        if (take_piece(s, s->n * s->whose / n_workers, s->n * (s->whose + 1) / n_workers, first, last))
+            return true;
+        if (atomic_load_explicit(n_empty, memory_order_relaxed) == n_shares)
+            s->whose = -1;
+        else
+            next_share(s);
+    }
+    return false;
+}
+
 /* The index of a node of the system, which gets one when it is new. */
 static int dense_node(struct pool *p, int number)
 {
@@ -148,7 +224,8 @@ int pool_open(struct pool **out, int n_max, bool pin, const struct log_sink *log
     p->pinned = calloc((size_t)n_max, sizeof *p->pinned);
     p->node_of = calloc((size_t)n_max, sizeof *p->node_of);
     p->node_size = calloc(MAX_NODES, sizeof *p->node_size);
-    if (!p->pinned || !p->node_of || !p->node_size) {
+    p->taken = mem_alloc((size_t)n_max * sizeof *p->taken);
+    if (!p->pinned || !p->node_of || !p->node_size || !p->taken) {
         pool_close(p);
         return fail(err, QN_E_MEMORY, "no memory for %d workers", n_max);
     }
@@ -169,6 +246,7 @@ void pool_close(struct pool *p)
     free(p->pinned);
     free(p->node_of);
     free(p->node_size);
+    mem_free(p->taken);
     mem_free(p);
 }
 
@@ -186,6 +264,11 @@ static void prepare_job(struct pool *p, int n)
     for (int i = 0; i < p->n_nodes; i++)
         p->active_nodes += p->node_size[i] > 0;
     p->spin = n <= p->n_cores ? SPIN_MAX : 0;
+    for (int i = 0; i < SPREADS; i++) {
+        atomic_store_explicit(&p->n_empty[i], 0, memory_order_relaxed);
+        for (int k = 0; k < n; k++)
+            atomic_store_explicit(&p->taken[k].units[i], 0, memory_order_relaxed);
+    }
 }
 
 /* Worker 0 is the caller's thread and runs where the system likes, unless there are several nodes: then it is bound to its place

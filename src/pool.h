@@ -16,6 +16,7 @@ struct worker {
     struct pool *pool;
     int node; /* 0 .. pool_n_nodes() - 1, ascending with id */
     int spin; /* ns at the next barrier before going to sleep */
+    unsigned n_spreads; /* begun so far in this job */
 };
 
 /* n_max: most workers a job may ask for; pin: bind workers to cores by topology. */
@@ -41,6 +42,21 @@ static inline void pool_share(const struct worker *w, int64_t n, int64_t *first,
     *first = n * w->id / w->n;
     *last = n * (w->id + 1) / w->n;
 }
+
+/* Units 0 .. n - 1 (n below 2^32 for each worker) in shares as pool_share() has them.  Each worker takes its own from the front, half of
+ * what is left at a time but at least `least` units; who is through takes pieces off the ends of others', of its node first.  Use:
+ *   struct spread s = pool_spread(w, n, least);
+ *   for (int64_t first, last; pool_spread_next(&s, &first, &last);) ...
+ * All workers of a job begin the same spreads in the same order, and meet at a barrier between any one and the fourth after it. */
+struct spread {
+    struct worker *w;
+    int64_t n, least;
+    int whose; /* share that is taken from; -1: all are empty */
+    int slot;
+    bool abroad; /* own node's shares are empty */
+};
+struct spread pool_spread(struct worker *w, int64_t n, int64_t least);
+bool pool_spread_next(struct spread *s, int64_t *first, int64_t *last);
 
 /* Cores this process may use: min(physical cores in the affinity mask, cgroup quota), at least 1. */
 int topology_default_threads(void);

@@ -214,14 +214,16 @@ static inline bool few_rows(const struct ctx *c) { return c->s->n_rows <= FEW_RO
 /* Tasks 0 .. n - 1: equal contiguous shares for few rows (memory streams), claimed one by one otherwise.  Use:
  *   struct tasks t = tasks_start(c, n); for (int i; (i = tasks_next(&t)) >= 0;) ... */
 struct tasks {
-    atomic_int *counter; /* of each slice, lines apart; NULL: static share */
-    int next, last;
+    atomic_int *counter; /* of each slice, lines apart; NULL: a share */
+    int next, last; /* of the share, or of the piece of one that was taken last */
+    struct spread spread; /* more pieces; w NULL: none */
     int each, n_slices, slice, left; /* tasks of a slice; slices, that claimed from, those not yet empty */
 };
 struct tasks tasks_start(struct ctx *c, int n);
-/* The same with n tasks for each slice of the matrices, i n .. (i + 1) n - 1 for slice i.  Workers claim those of their own node's
- * slice first, then the others'; static shares follow the order of slices as workers follow that of nodes. */
-struct tasks tasks_start_slices(struct ctx *c, int n);
+/* The same with n tasks for each slice of the matrices, i n .. (i + 1) n - 1 for slice i, each of so many bytes of weights.  Workers
+ * claim those of their own node's slice first, then the others'; shares follow the order of slices as workers follow that of nodes,
+ * and are taken in pieces. */
+struct tasks tasks_start_slices(struct ctx *c, int n, int64_t bytes);
 int tasks_next(struct tasks *t);
 /* Every worker calls this once; true for the last of them, which sees what the others did before. */
 bool step_last(struct ctx *c);
@@ -265,6 +267,11 @@ static inline struct cols some_cols(const struct cols *x, int first, int n)
     return some;
 }
 static inline int64_t ceil_div(int64_t a, int64_t b) { return a <= 0 ? 0 : (a + b - 1) / b; }
+/* Weights of 16 rows. */
+static inline int64_t tile_bytes(const struct mat *m)
+{
+    return (int64_t)m->stride * (m->type->layout == LAYOUT_ROWS ? TILE_ROWS : 1);
+}
 /* All tiles of all products, split over the workers.  No barrier at its end. */
 void step_products(struct ctx *c, const struct product *p, int n, const struct acts *a);
 

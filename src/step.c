@@ -7,6 +7,8 @@
 #include <string.h>
 
 enum { TASK_STRIDE = CACHE_LINE / sizeof(atomic_int), TASKS_PER_LAYER = 10, TASKS_BESIDE = 4 };
+/* Of weights: what a worker takes at least when few rows are multiplied, and what it is counted in. */
+enum { LEAST_STREAM = 256 << 10, STREAM_UNIT = 1 << 10 };
 
 /* ---- scratch: one arena, walked twice, first to size it, then to hand it out */
 
@@ -155,16 +157,25 @@ static struct tasks tasks_share(struct ctx *c, int n)
 
 struct tasks tasks_start(struct ctx *c, int n) { return few_rows(c) ? tasks_share(c, n) : tasks_claim(c, n, 1); }
 
-struct tasks tasks_start_slices(struct ctx *c, int n)
+struct tasks tasks_start_slices(struct ctx *c, int n, int64_t bytes)
 {
     int n_slices = c->e->model.n_slices;
-    return few_rows(c) ? tasks_share(c, n * n_slices) : tasks_claim(c, n, n_slices);
+    if (!few_rows(c))
+        return tasks_claim(c, n, n_slices);
+    c->next_task++;
+    return (struct tasks){.spread = pool_spread(c->w, (int64_t)n * n_slices, ceil_div(LEAST_STREAM, bytes))};
 }
 
 int tasks_next(struct tasks *t)
 {
-    if (!t->counter)
+    if (!t->counter) {
+        int64_t first, last;
+        if (t->next == t->last && t->spread.w && pool_spread_next(&t->spread, &first, &last)) {
+            t->next = (int)first;
+            t->last = (int)last;
+        }
         return t->next < t->last ? t->next++ : -1;
+    }
     for (; t->left > 0; t->left--) {
         int i = atomic_fetch_add_explicit(t->counter + t->slice * TASK_STRIDE, 1, memory_order_relaxed);
         if (i < t->each)
@@ -293,28 +304,19 @@ static void product_part(struct ctx *c, const struct product *p, struct part k, 
         c->e->ops.mul[m.type->id](&m, k.r0, k.r1, &x, p->y + (size_t)k.first * p->ldy + k.r0, p->ldy);
 }
 
-static int64_t tile_bytes(const struct mat *m)
-{
-    return (int64_t)m->stride * (m->type->layout == LAYOUT_ROWS ? TILE_ROWS : 1);
-}
-
 static int64_t slice_tiles(const struct ctx *c, const struct mat *m, int k)
 {
     int n = c->e->model.n_slices;
     return ceil_div(slice_row(m->rows, n, k + 1) - slice_row(m->rows, n, k), TILE_ROWS);
 }
 
-/* Few rows: every worker streams an equal share of the bytes, in the order of slices one contiguous piece. */
-static void share_products(struct ctx *c, const struct product *p, int n, const struct acts *a)
+/* Bytes [from, to) of the products' tiles, in the order of slices; a tile belongs to whom its first byte belongs. */
+static void product_bytes(struct ctx *c, const struct product *p, int n, const struct acts *a, int64_t from, int64_t to)
 {
-    int64_t total = 0, from, to, at = 0;
-    for (int i = 0; i < n; i++)
-        total += ceil_div(p[i].m->rows, TILE_ROWS) * tile_bytes(p[i].m);
-    pool_share(c->w, total, &from, &to);
+    int64_t at = 0;
     for (int task = 0; task < n * c->e->model.n_slices; task++) {
         int k = task / n, i = task % n;
-        int64_t tiles = slice_tiles(c, p[i].m, k),
-                bytes = tile_bytes(p[i].m); /* a tile belongs to whom its first byte belongs */
+        int64_t tiles = slice_tiles(c, p[i].m, k), bytes = tile_bytes(p[i].m);
         int64_t first = ceil_div(from - at, bytes), last = ceil_div(to - at, bytes);
         last = last < tiles ? last : tiles;
         if (first < last)
@@ -322,6 +324,17 @@ static void share_products(struct ctx *c, const struct product *p, int n, const 
                          (struct part){.slice = k, .n = a->n, .r0 = first * TILE_ROWS, .r1 = last * TILE_ROWS}, a);
         at += tiles * bytes;
     }
+}
+
+/* Few rows: every worker streams an equal share of the bytes, one contiguous piece unless others are faster. */
+static void share_products(struct ctx *c, const struct product *p, int n, const struct acts *a)
+{
+    int64_t total = 0;
+    for (int i = 0; i < n; i++)
+        total += ceil_div(p[i].m->rows, TILE_ROWS) * tile_bytes(p[i].m);
+    struct spread s = pool_spread(c->w, ceil_div(total, STREAM_UNIT), LEAST_STREAM / STREAM_UNIT);
+    for (int64_t first, last; pool_spread_next(&s, &first, &last);)
+        product_bytes(c, p, n, a, first * STREAM_UNIT, last * STREAM_UNIT);
 }
 
 void step_products(struct ctx *c, const struct product *p, int n, const struct acts *a)

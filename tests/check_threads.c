@@ -5,6 +5,7 @@
 #include "ggufedit.h"
 #include "hashmodel.h"
 #include "quern.h"
+#include "src/pool.h"
 #include "testing.h"
 
 #include <omp.h>
@@ -12,6 +13,7 @@
 #include <sched.h>
 #include <setjmp.h>
 #include <stdarg.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -286,6 +288,70 @@ static void test_oversubscribed(void **state)
     assert_true(lots <= 3.0 * few + 1.0);
 }
 
+/* ---- shares taken in pieces */
+
+enum { MOST_UNITS = 4099, SPREAD_WORKERS = 6, TOGETHER = 3, ROUNDS = 200 };
+
+struct spread_job {
+    atomic_int times[TOGETHER][MOST_UNITS]; /* that somebody took a unit */
+    int64_t taken[SPREAD_WORKERS];
+    int n_bad, slow; /* slow: who sleeps after each piece */
+};
+
+static void take_all_of(struct worker *w, struct spread_job *job, int k, int64_t n, int64_t least)
+{
+    struct spread s = pool_spread(w, n, least);
+    for (int64_t first, last; pool_spread_next(&s, &first, &last);) {
+        job->taken[w->id] += last - first;
+        for (int64_t u = first; u < last; u++)
+            atomic_fetch_add(&job->times[k][u], 1);
+        if (w->id == job->slow)
+            usleep(20000);
+    }
+}
+
+/* Several spreads between two barriers, of sizes from nothing to many, without end: the words behind them are used again. */
+static void spread_worker(struct worker *w, void *arg)
+{
+    static const int64_t sizes[] = {0, 1, 5, 7, 100, 1000, MOST_UNITS};
+    enum { N_SIZES = sizeof sizes / sizeof *sizes };
+    struct spread_job *job = arg;
+    for (int round = 0; round < ROUNDS; round++) {
+        for (int k = 0; k < TOGETHER; k++)
+            take_all_of(w, job, k, sizes[(round + k) % N_SIZES], round % 2 ? 1 : 64);
+        pool_barrier(w);
+        for (int k = 0; w->id == 0 && k < TOGETHER; k++)
+            for (int64_t u = 0; u < MOST_UNITS; u++)
+                job->n_bad += atomic_exchange(&job->times[k][u], 0) != (u < sizes[(round + k) % N_SIZES]);
+        pool_barrier(w);
+    }
+}
+
+static void slow_worker(struct worker *w, void *arg) { take_all_of(w, arg, 0, MOST_UNITS, 10); }
+
+/* Everything is taken once, by the faster workers what is left of a slow one's share, on one node and on two. */
+static void test_spread(void **state)
+{
+    (void)state;
+    static struct spread_job job;
+    for (int n_nodes = 1; n_nodes <= 2; n_nodes++)
+        for (int n = 1; n <= SPREAD_WORKERS; n++) {
+            struct pool *p;
+            struct qn_error err;
+            topology_pretend(SPREAD_WORKERS, n_nodes);
+            assert_int_equal(pool_open(&p, n, true, NULL, &err), 0);
+            job = (struct spread_job){.slow = -1};
+            pool_run(p, n, spread_worker, &job);
+            assert_int_equal(job.n_bad, 0);
+            job = (struct spread_job){.slow = n - 1};
+            pool_run(p, n, slow_worker, &job);
+            for (int u = 0; u < MOST_UNITS; u++)
+                assert_int_equal(job.times[0][u], 1);
+            assert_true(n == 1 || job.taken[n - 1] < MOST_UNITS / n);
+            pool_close(p);
+        }
+}
+
 int main(int argc, char **argv)
 {
     if (argc == 4 && !strcmp(argv[1], "child"))
@@ -307,6 +373,7 @@ int main(int argc, char **argv)
         {.name = "threads/two_engines", .test_func = test_two_engines},
         {.name = "threads/wandering", .test_func = test_wandering},
         {.name = "threads/oversubscribed", .test_func = test_oversubscribed},
+        {.name = "threads/spread", .test_func = test_spread}, /* last: it pretends nodes */
     };
     return _cmocka_run_group_tests("threads", tests, sizeof tests / sizeof *tests, NULL, NULL);
 }
