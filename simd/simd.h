@@ -11,7 +11,7 @@
 #ifndef QUERN_SIMD_H
 #define QUERN_SIMD_H
 
-#include "quant/quant.h"
+#include "simd/kv.h"
 
 /* Columns of a product: rows of activations. */
 struct cols {
@@ -26,19 +26,21 @@ struct cols {
  * r0 is a multiple of 16 unless the layout is ROWS; r1 <= w->rows.  Any x->n >= 0 gives the same bits per column. */
 typedef void mul_fn(const struct mat *w, int64_t r0, int64_t r1, const struct cols *x, float *y, size_t ldy);
 
-enum { ATTN_BLOCK = 128 }; /* positions in a block of the KV cache */
-enum kv_kind { KV_F16, KV_F32 };
-
 /* One block of one KV head against n_q query rows.
- * k: [head_dim][ATTN_BLOCK], v: [ATTN_BLOCK][head_dim], of kind k_kind and v_kind.
+ * k, v: a block's keys and values of kind k_kind and v_kind, laid out as kv.h says.
  * Query row i sees positions 0 .. n_vis[i] - 1 (0..128) of the block; nothing past them takes part, whatever it holds.
  *   s_j = scale * sum_d q[d] k[d][j]   (d ascending, fma from 0, then one multiply)
  *   m = max_j s_j; p_j = exp(s_j - m); l = sum_j p_j over 16 lanes; o[d] = sum_j p_j v[j][d] (j ascending, fma from 0)
- * n_vis 0: m = -inf, l = 0, o = 0.  f16 values are converted exactly. */
+ * n_vis 0: m = -inf, l = 0, o = 0.  f16 and bf16 values are converted exactly.
+ * Quantized keys: s_j = scale * s[i][j], where s comes from mul[] of the keys' type with the quantized queries.
+ * Quantized values: for each 32 dimensions with scales d_j, over the positions that the row sees,
+ *   x_j = p_j * d_j, t = max |x_j| (an unsigned maximum of the bits), w_j = rint(x_j * (16383 / t)), integers of 14 bits and a sign
+ *   o[d] = (float)sum_j w_j v_j[d] * (t / 16383), v_j the integers that the codes stand for, the sum exact
+ * t < 2^-100: w = 0, o = 0; t not finite: o is NaN. */
 struct attn_args {
-    const float *q; /* row i at q + i * q_stride, [head_dim] */
+    const float *q; /* row i at q + i * q_stride, [head_dim]; float keys */
     size_t q_stride; /* floats */
-    int n_q, head_dim; /* head_dim: a multiple of 16, <= 512 */
+    int n_q, head_dim; /* head_dim: a multiple of 16, of 32 with quantized keys or values, <= 512 */
     float scale;
     enum kv_kind k_kind, v_kind;
     const void *k, *v;
@@ -47,6 +49,7 @@ struct attn_args {
     float *o; /* row i at o + i * o_stride, out */
     size_t o_stride;
     const void *k_next; /* what the next call will read as k, asked for meanwhile; or NULL */
+    const float *s; /* [n_q][ATTN_BLOCK] products of queries and keys; quantized keys */
 };
 
 /* n_tok steps of the gated delta rule on one tile of a head's state: 16 value columns.
@@ -116,6 +119,15 @@ struct simd_ops {
      * multiplications and additions they were.  NULL: the level has no such instructions. */
     double (*int_peak)(int64_t rounds);
     double (*float_peak)(int64_t rounds);
+
+    /* x times a Hadamard matrix over sqrt(size), in blocks of the largest power of two that divides n, in place; doing it twice gives x
+     * but for rounding.  log2(size) stages y[i] = x[2 i] + x[2 i + 1], y[i + size / 2] = x[2 i] - x[2 i + 1], the last one times
+     * 1 / sqrtf(size).  n: a multiple of 32, <= 512. */
+    void (*rotate)(float *x, int n);
+    /* x[n] to codes q[n] and f16 scales d[n / 32] of a quantized kind; n a multiple of 32.  Codes of KV_Q8_0 are integers, of KV_Q5_0
+     * and KV_Q4_0 16 and 8 more than them, of KV_IQ4_NL indices of the book.  Integers are the nearest to x / d.  KV_Q8_0: d = amax / 127;
+     * else one of four scales tried, see kv.inc.  A group that is not finite gets d = NaN, one below 2^-100 zeros. */
+    void (*kv_encode)(enum kv_kind kind, const float *x, int n, int8_t *q, uint16_t *d);
 };
 
 /* Levels this build has and this machine can run, best first; ends with "c".  NULL-terminated. */

@@ -41,9 +41,43 @@ static void finish_head(struct ctx *c, float *x, const float *bias, const float 
     c->e->ops.rope(x, cos_sin, hp->n_rot / 2, hp->rope_neox);
 }
 
+/* Rotating a head by a Hadamard matrix spreads its few large dimensions over all, so that a few bits can hold them.  Products of keys
+ * and queries that are both rotated stay what they are; a sum of rotated values is rotated back. */
+static bool rotates_keys(const struct qn_engine *e) { return kv_quantized(e->k_kind); }
+static bool rotates_values(const struct qn_engine *e) { return kv_quantized(e->v_kind); }
+
+static uint16_t to_bf16(float x)
+{
+    uint32_t u;
+    memcpy(&u, &x, sizeof u);
+    return (uint16_t)(x != x ? u >> 16 | 0x40 : (u + 0x7fff + (u >> 16 & 1)) >> 16);
+}
+
+/* A head of floats in a kind of two bytes. */
+static void to_half(const struct qn_engine *e, enum kv_kind kind, uint16_t *y, const float *x)
+{
+    if (kind == KV_F16)
+        e->ops.to_f16(y, x, e->model.hp.head_dim);
+    else
+        for (int d = 0; d < e->model.hp.head_dim; d++)
+            y[d] = to_bf16(x[d]);
+}
+
+/* A head of floats in a quantized kind. */
+struct codes {
+    int8_t q[512];
+    uint16_t d[512 / QUANT_GROUP];
+};
+
 static void store_key(const struct qn_engine *e, uint8_t *keys, int j, const float *k)
 {
     int dim = e->model.hp.head_dim;
+    if (kv_quantized(e->k_kind)) {
+        struct codes c;
+        e->ops.kv_encode(e->k_kind, k, dim, c.q, c.d);
+        kv_put_key(e->k_kind, keys, dim, j, c.q, c.d);
+        return;
+    }
     if (e->k_kind == KV_F32) {
         float *out = (float *)(void *)keys + j;
         for (int d = 0; d < dim; d++)
@@ -51,7 +85,7 @@ static void store_key(const struct qn_engine *e, uint8_t *keys, int j, const flo
         return;
     }
     uint16_t half[512], *out = (uint16_t *)(void *)keys + j;
-    e->ops.to_f16(half, k, dim);
+    to_half(e, e->k_kind, half, k);
     for (int d = 0; d < dim; d++)
         out[(size_t)d * ATTN_BLOCK] = half[d];
 }
@@ -59,10 +93,15 @@ static void store_key(const struct qn_engine *e, uint8_t *keys, int j, const flo
 static void store_value(const struct qn_engine *e, uint8_t *values, int j, const float *v)
 {
     size_t dim = (size_t)e->model.hp.head_dim;
-    if (e->v_kind == KV_F32)
+    if (kv_quantized(e->v_kind)) {
+        struct codes c;
+        e->ops.kv_encode(e->v_kind, v, (int)dim, c.q, c.d);
+        kv_put_value(e->v_kind, values, (int)dim, j, c.q, c.d);
+    } else if (e->v_kind == KV_F32) {
         memcpy((float *)(void *)values + (size_t)j * dim, v, dim * sizeof *v);
-    else
-        e->ops.to_f16((uint16_t *)(void *)values + (size_t)j * dim, v, (int)dim);
+    } else {
+        to_half(e, e->v_kind, (uint16_t *)(void *)values + (size_t)j * dim, v);
+    }
 }
 
 /* Key and value of row t and KV head h into the cache. */
@@ -77,6 +116,10 @@ static void fill_row(struct ctx *c, const struct layer *l, const struct attn_sha
                 s->cos_sin + (size_t)t * (size_t)c->e->model.hp.n_rot);
     if (w->v_bias)
         c->e->ops.add(v, w->v_bias + at, a->dim);
+    if (rotates_keys(c->e))
+        c->e->ops.rotate(k, a->dim);
+    if (rotates_values(c->e))
+        c->e->ops.rotate(v, a->dim);
     store_key(c->e, state_keys(sp->seq, l->mixer_index, h, pos / ATTN_BLOCK), pos % ATTN_BLOCK, k);
     store_value(c->e, state_values(sp->seq, l->mixer_index, h, pos / ATTN_BLOCK), pos % ATTN_BLOCK, v);
 }
@@ -110,6 +153,14 @@ struct attn_task {
     int t0, n, h;
 };
 
+/* In place: the groups take half of the row. */
+static void quantize_query(struct ctx *c, float *q, int dim)
+{
+    struct act_group group[512 / QUANT_GROUP];
+    c->e->ops.quantize(q, dim, group);
+    memcpy(q, group, (size_t)(dim / QUANT_GROUP) * sizeof *group);
+}
+
 static void load_queries(struct ctx *c, const struct layer *l, const struct attn_shape *a, const struct attn_task *k)
 {
     for (int i = 0; i < k->n; i++) {
@@ -120,7 +171,37 @@ static void load_queries(struct ctx *c, const struct layer *l, const struct attn
             float *q = c->mine->attn_q + (size_t)(i * a->group + j) * (size_t)a->dim;
             memcpy(q, c->s->proj + (size_t)t * a->width + at, (size_t)a->dim * sizeof *q);
             finish_head(c, q, l->attn.q_bias ? l->attn.q_bias + at : NULL, l->attn.q_norm, cos_sin);
+            if (rotates_keys(c->e))
+                c->e->ops.rotate(q, a->dim);
+            if (kv_quantized(c->e->k_kind))
+                quantize_query(c, q, a->dim);
         }
+    }
+}
+
+/* Quantized keys: products with the queries come first, for as many rows at once as a product likes to have columns. */
+static void block_of_products(struct ctx *c, const struct attn_args *all, size_t q_stride)
+{
+    enum { ROWS = 16 };
+    float s[ROWS][ATTN_BLOCK];
+    const struct quant_type *type = kv_type(all->k_kind);
+    struct mat keys = {.data = all->k, .type = type, .rows = ATTN_BLOCK, .cols = all->head_dim};
+    keys.stride = pack_tile_bytes(type, all->head_dim);
+    for (int i = 0; i < all->n_q; i += ROWS) {
+        struct attn_args part = *all;
+        int most = 0;
+        part.n_q = all->n_q - i < ROWS ? all->n_q - i : ROWS;
+        part.n_vis += i;
+        part.m += i;
+        part.l += i;
+        part.o += (size_t)i * all->o_stride;
+        part.k_next = i == 0 ? all->k_next : NULL;
+        part.s = s[0];
+        for (int r = 0; r < part.n_q; r++)
+            most = part.n_vis[r] > most ? part.n_vis[r] : most;
+        struct cols q = {.base = all->q + (size_t)i * q_stride, .stride = q_stride * sizeof(float), .n = part.n_q};
+        c->e->ops.mul[type->id](&keys, 0, (most + TILE_ROWS - 1) / TILE_ROWS * TILE_ROWS, &q, s[0], ATTN_BLOCK);
+        c->e->ops.attn_block(&part);
     }
 }
 
@@ -151,7 +232,10 @@ static void one_block(struct ctx *c, const struct layer *l, const struct attn_sh
         .o = o,
         .o_stride = o_stride,
     };
-    c->e->ops.attn_block(&args);
+    if (kv_quantized(args.k_kind))
+        block_of_products(c, &args, args.q_stride);
+    else
+        c->e->ops.attn_block(&args);
 }
 
 /* o / sum, gated, to the mixer's output. */
@@ -160,6 +244,8 @@ static void finish_row(struct ctx *c, const struct attn_shape *a, int t, int hea
     float *y = c->s->mix + (size_t)t * (size_t)(a->n_head * a->dim) + (size_t)head * (size_t)a->dim;
     memcpy(y, o, (size_t)a->dim * sizeof *y);
     c->e->ops.scale(y, 1.0f / sum, a->dim);
+    if (rotates_values(c->e))
+        c->e->ops.rotate(y, a->dim);
     if (c->e->model.hp.gated)
         c->e->ops.sigmoid_mul(y, y, c->s->proj + (size_t)t * a->width + (size_t)head * (size_t)a->q_step + a->dim,
                               a->dim);

@@ -28,8 +28,8 @@ static int settings(struct qn_engine *e, const struct qn_options *o, struct qn_e
         in_range("the context size", o->n_ctx, 0, 1 << 30, err) ||
         in_range("the number of sequences", o->n_seq, 0, 1024, err) ||
         in_range("the micro-batch size", o->n_ubatch, 0, 8192, err) ||
-        in_range("the type of keys", (int)o->type_k, 0, QN_KV_F32, err) ||
-        in_range("the type of values", (int)o->type_v, 0, QN_KV_F32, err) ||
+        in_range("the type of keys", (int)o->type_k, 0, QN_KV_IQ4_NL, err) ||
+        in_range("the type of values", (int)o->type_v, 0, QN_KV_IQ4_NL, err) ||
         in_range("the form of the delta rule", (int)o->delta, 0, QN_DELTA_CHUNKED, err))
         return err->code;
     e->log = (struct log_sink){.fn = o->log, .cookie = o->cookie};
@@ -39,8 +39,8 @@ static int settings(struct qn_engine *e, const struct qn_options *o, struct qn_e
     e->n_seq = o->n_seq ? o->n_seq : 1;
     e->n_ubatch = o->n_ubatch ? o->n_ubatch : 512;
     e->n_ctx = o->n_ctx;
-    e->k_kind = o->type_k == QN_KV_F32 ? KV_F32 : KV_F16;
-    e->v_kind = o->type_v == QN_KV_F32 ? KV_F32 : KV_F16;
+    e->k_kind = (enum kv_kind)o->type_k; /* the same names in the same order */
+    e->v_kind = (enum kv_kind)o->type_v;
     e->delta = o->delta;
     e->cache_bytes = o->cache_ram;
     if (!simd_init(&e->ops, o->isa)) {
@@ -129,6 +129,10 @@ static int open_tensors(struct qn_engine *e, const struct qn_options *o, struct 
     int n_slices = o->pack_cache || o->pack_cache_dir ? 1 : pool_n_nodes(e->pool);
     if (model_open(&e->model, e->gguf, &rope, n_slices, err))
         return err->code;
+    if (e->model.n_attn && e->model.hp.head_dim % QUANT_GROUP && (kv_quantized(e->k_kind) || kv_quantized(e->v_kind)))
+        return fail(err, QN_E_ARGUMENT,
+                    "%s: heads have %d dimensions, quantized KV types want a multiple of %d; take f16", e->gguf->path,
+                    e->model.hp.head_dim, QUANT_GROUP);
     if (e->n_ctx == 0)
         e->n_ctx = e->model.hp.n_ctx_train < 4096 ? e->model.hp.n_ctx_train : 4096;
     if (text_n_vocab(e->text) > e->model.hp.n_vocab)

@@ -51,7 +51,8 @@ typedef struct qn_seq qn_seq;
 
 /* ------------------------------------------------------------------ engine */
 
-enum qn_kv_type { QN_KV_F16, QN_KV_F32 };
+/* The last four are quantized, in groups of 32 dimensions of a head, which must be a multiple of 32. */
+enum qn_kv_type { QN_KV_F16, QN_KV_F32, QN_KV_BF16, QN_KV_Q8_0, QN_KV_Q5_0, QN_KV_Q4_0, QN_KV_IQ4_NL };
 enum qn_delta_form { QN_DELTA_EXACT, QN_DELTA_CHUNKED /* tests and measurements only */ };
 #define QN_CACHE_AUTO SIZE_MAX
 enum qn_log_level { QN_LOG_WARN, QN_LOG_INFO, QN_LOG_DEBUG };

@@ -29,8 +29,8 @@ struct qn_seq {
     struct qn_engine *engine;
     int n; /* tokens evaluated */
     int32_t *ids; /* [n] they; room for n_ctx */
-    /* KV cache: page b holds positions 128 b to 128 b + 127, [n_attn][n_head_kv] times keys [head_dim][128] and values
-     * [128][head_dim] */
+    /* KV cache: page b holds positions 128 b to 128 b + 127, [n_attn][n_head_kv] times keys, then values, as
+     * simd/kv.h has them */
     int32_t *page; /* [n_pages] in the engine's pages; room for n_blocks */
     int n_pages;
     int32_t slot; /* in the engine's slots: state, then conv */
@@ -75,7 +75,8 @@ struct worker_scratch {
     float *q, *k, *v, *gate; /* delta: [DELTA_CHUNK][dim] each, gates [8][DELTA_CHUNK] */
     float *router; /* [n_expert] */
     struct routing routing; /* of up to FEW_ROWS rows */
-    float *attn_q, *attn_o, *attn_ml; /* [ATTN_TOKENS * group][head_dim], twice that, 4 x [ATTN_TOKENS * group] */
+    float *attn_q, *attn_o,
+        *attn_ml; /* [ATTN_TOKENS * group][head_dim] (floats, or the half of it quantized), twice that, 4 x [ATTN_TOKENS * group] */
     int *attn_vis; /* [ATTN_TOKENS * group] */
 };
 
@@ -159,7 +160,6 @@ void state_close(struct qn_engine *e); /* idempotent */
 void state_admit(struct qn_seq *s, int n);
 /* All pages but the first n. */
 void state_drop_pages(struct qn_seq *s, int n);
-static inline size_t kv_kind_bytes(enum kv_kind k) { return k == KV_F32 ? 4 : 2; }
 /* Keys and values of block b of KV head h in attention layer i. */
 uint8_t *state_keys(const struct qn_seq *s, int i, int h, int b);
 uint8_t *state_values(const struct qn_seq *s, int i, int h, int b);

@@ -14,9 +14,9 @@ static size_t round_up(size_t n, size_t to) { return (n + to - 1) / to * to; }
 void state_sizes(struct qn_engine *e)
 {
     const struct hparams *hp = &e->model.hp;
-    size_t dim = (size_t)hp->ssm_dim, pair = kv_kind_bytes(e->k_kind) + kv_kind_bytes(e->v_kind);
+    size_t dim = (size_t)hp->ssm_dim;
     e->n_blocks = (e->n_ctx - 1) / ATTN_BLOCK + 1;
-    e->kv_block_bytes = (size_t)hp->head_dim * ATTN_BLOCK * pair;
+    e->kv_block_bytes = kv_key_bytes(e->k_kind, hp->head_dim) + kv_value_bytes(e->v_kind, hp->head_dim);
     e->page_bytes = e->kv_block_bytes * (size_t)hp->n_head_kv * (size_t)e->model.n_attn;
     e->state_bytes = sizeof(float) * (size_t)e->model.n_delta * (size_t)hp->n_v_head * dim * dim;
     size_t channels = (2 * (size_t)hp->n_k_head + (size_t)hp->n_v_head) * dim;
@@ -60,7 +60,7 @@ uint8_t *state_keys(const struct qn_seq *s, int i, int h, int b)
 uint8_t *state_values(const struct qn_seq *s, int i, int h, int b)
 {
     const struct qn_engine *e = s->engine;
-    return state_keys(s, i, h, b) + (size_t)e->model.hp.head_dim * ATTN_BLOCK * kv_kind_bytes(e->k_kind);
+    return state_keys(s, i, h, b) + kv_key_bytes(e->k_kind, e->model.hp.head_dim);
 }
 
 float *state_tile(const struct qn_seq *s, int i, int v_head, int slice)

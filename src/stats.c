@@ -84,8 +84,8 @@ static void add_spans(struct qn_stats *s, const struct qn_engine *e)
     const struct hparams *hp = &e->model.hp;
     double n_attn = e->model.n_attn, n_delta = e->model.n_delta;
     double dim = hp->ssm_dim, state = n_delta * (double)hp->n_v_head * dim * dim;
-    double width = (double)hp->n_head_kv * (double)hp->head_dim;
-    double position = width * (double)(kv_kind_bytes(e->k_kind) + kv_kind_bytes(e->v_kind));
+    double position = (double)hp->n_head_kv / ATTN_BLOCK *
+                      (double)(kv_key_bytes(e->k_kind, hp->head_dim) + kv_value_bytes(e->v_kind, hp->head_dim));
     for (int i = 0; i < e->step.n_spans; i++) {
         double pos = e->step.span[i].pos, n = e->step.span[i].n, seen = n * pos + n * (n + 1) / 2;
         s->bytes[QN_PHASE_ATTENTION] += n_attn * position * (pos + 2 * n);

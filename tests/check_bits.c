@@ -23,10 +23,16 @@ static const struct model {
     const char *name;
     const char *data, *oracle; /* path below tests/data, or below the oracle folder */
     uint64_t hash; /* xxh3 of logits [N_IDS][n_vocab] */
+    enum qn_kv_type type_k, type_v;
 } models[] = {
-    {"q4_k_m", "demo.gguf", NULL, 0xa45255a7aa37c04e},
-    {"iq4_xs", NULL, "demo/demo-iq4_xs.gguf", 0x8b5daa61ef6ac9e6},
-    {"q8_0", NULL, "demo/demo-q8_0.gguf", 0x0d561049ee97b03f},
+    {"q4_k_m", "demo.gguf", NULL, 0xa45255a7aa37c04e, QN_KV_F16, QN_KV_F16},
+    {"iq4_xs", NULL, "demo/demo-iq4_xs.gguf", 0x8b5daa61ef6ac9e6, QN_KV_F16, QN_KV_F16},
+    {"q8_0", NULL, "demo/demo-q8_0.gguf", 0x0d561049ee97b03f, QN_KV_F16, QN_KV_F16},
+    {"q4_k_m, bf16 KV", "demo.gguf", NULL, 0x48eed8c77bcb5067, QN_KV_BF16, QN_KV_BF16},
+    {"q4_k_m, f16 and q8_0 KV", "demo.gguf", NULL, 0x8ac620b67b067e36, QN_KV_F16, QN_KV_Q8_0},
+    {"q4_k_m, q8_0 KV", "demo.gguf", NULL, 0x60d8244456a5015f, QN_KV_Q8_0, QN_KV_Q8_0},
+    {"q4_k_m, q4_0 and q5_0 KV", "demo.gguf", NULL, 0xc0658d1284281f87, QN_KV_Q4_0, QN_KV_Q5_0},
+    {"q4_k_m, iq4_nl KV", "demo.gguf", NULL, 0x0c115f2e2533c9a7, QN_KV_IQ4_NL, QN_KV_IQ4_NL},
 };
 
 struct way {
@@ -65,13 +71,15 @@ static void eval_in_company(qn_engine *e, qn_seq *const *s, const int32_t *ids, 
     }
 }
 
-static uint64_t hash_way(const char *file, const struct way *w)
+static uint64_t hash_way(const struct model *m, const char *file, const struct way *w)
 {
     struct qn_options o = {.model = file,
                            .n_threads = w->threads,
                            .n_ubatch = w->ubatch,
                            .n_ctx = 1024,
                            .n_seq = N_SEQ,
+                           .type_k = m->type_k,
+                           .type_v = m->type_v,
                            .no_numa = 1,
                            .isa = w->isa};
     struct qn_error err;
@@ -104,7 +112,7 @@ static uint64_t hash_way(const char *file, const struct way *w)
 
 static void assert_hash(const struct model *m, const char *file, const struct way *w)
 {
-    uint64_t h = hash_way(file, w);
+    uint64_t h = hash_way(m, file, w);
     if (h != m->hash)
         fail_msg("%s: %d threads, ubatch %d, %s, level %s: logits hash %016llx, not %016llx", m->name, w->threads,
                  w->ubatch, w->company ? "in company" : "alone", w->isa ? w->isa : "auto", (unsigned long long)h,
@@ -162,9 +170,16 @@ int main(int argc, char **argv)
         {"bits/pinned_q4_k_m", test_pinned, NULL, NULL, (void *)&models[0]},
         {"bits/pinned_iq4_xs", test_pinned, NULL, NULL, (void *)&models[1]},
         {"bits/pinned_q8_0", test_pinned, NULL, NULL, (void *)&models[2]},
+        {"bits/pinned_bf16_kv", test_pinned, NULL, NULL, (void *)&models[3]},
+        {"bits/pinned_f16_q8_0_kv", test_pinned, NULL, NULL, (void *)&models[4]},
+        {"bits/pinned_q8_0_kv", test_pinned, NULL, NULL, (void *)&models[5]},
+        {"bits/pinned_q4_0_q5_0_kv", test_pinned, NULL, NULL, (void *)&models[6]},
+        {"bits/pinned_iq4_nl_kv", test_pinned, NULL, NULL, (void *)&models[7]},
         {"bits/ways_q4_k_m", test_ways, NULL, NULL, (void *)&models[0]},
         {"bits/ways_iq4_xs", test_ways, NULL, NULL, (void *)&models[1]},
         {"bits/ways_q8_0", test_ways, NULL, NULL, (void *)&models[2]},
+        {"bits/ways_q8_0_kv", test_ways, NULL, NULL, (void *)&models[5]},
+        {"bits/ways_q4_0_q5_0_kv", test_ways, NULL, NULL, (void *)&models[6]},
     };
     if (argc > 1)
         cmocka_set_test_filter(argv[1]);

@@ -322,6 +322,7 @@ static void attn_contract(void **state)
                               b.l,
                               b.o[0],
                               DIM,
+                              NULL,
                               NULL};
         ops[i / 2].attn_block(&a);
         for (int r = 0; r < N_Q; r++) {

@@ -4,6 +4,7 @@
 #include "checkkern.h"
 
 #include <math.h>
+#include <stdio.h>
 #include <string.h>
 
 static const int length[] = {1,  2,  3,  4,  5,  6,  7,  8,  9,  10, 11, 12, 13, 14,  15,  16,  17,   18,   19,
@@ -315,16 +316,32 @@ static void test_conv_silu(int arg)
 
 /* ---- attention */
 
-/* Random cache values of a kind; from position n_vis on, NaN. */
-static void *cache_fill(size_t n, enum kv_kind kind, int fill)
+/* A block's keys or values: floats, or random codes with scales of floats. */
+static void *cache_fill(int dim, enum kv_kind kind, bool values, int fill)
 {
+    size_t n = (size_t)dim * ATTN_BLOCK;
     if (kind == KV_F32)
         return floats(n, fill);
-    uint16_t *h = kern_mem(n * 2, 2);
-    float *x = floats(n, fill);
-    for (size_t i = 0; i < n; i++)
-        h[i] = f32_to_f16(x[i]);
-    return h;
+    if (!kv_quantized(kind)) {
+        uint16_t *h = kern_mem(n * 2, 2);
+        float *x = floats(n, fill);
+        for (size_t i = 0; i < n; i++)
+            h[i] = kind == KV_F16 ? f32_to_f16(x[i]) : (uint16_t)(kern_rand() & 0xbfff); /* |x| < 2 */
+        return h;
+    }
+    if (!values)
+        return kern_mem(64, 1); /* not read */
+    size_t group = kv_group_bytes(kind);
+    uint8_t *p = kern_mem((size_t)(dim / QUANT_GROUP) * group, 2);
+    float *d = floats((size_t)(dim / QUANT_GROUP) * ATTN_BLOCK, fill);
+    for (int g = 0; g < dim / QUANT_GROUP; g++) {
+        uint16_t *scale = (uint16_t *)(void *)(p + (size_t)g * group);
+        for (int j = 0; j < ATTN_BLOCK; j++)
+            scale[j] = f32_to_f16(d[g * ATTN_BLOCK + j]);
+        for (size_t i = 2 * ATTN_BLOCK; i < group; i++)
+            p[(size_t)g * group + i] = (uint8_t)kern_rand();
+    }
+    return p;
 }
 
 static void cache_spoil(void *p, size_t i, enum kv_kind kind)
@@ -332,7 +349,23 @@ static void cache_spoil(void *p, size_t i, enum kv_kind kind)
     if (kind == KV_F32)
         ((float *)p)[i] = NAN;
     else
-        ((uint16_t *)p)[i] = 0x7e00;
+        ((uint16_t *)p)[i] = kind == KV_F16 ? 0x7e00 : 0x7fc0;
+}
+
+/* Position j of a block becomes NaN. */
+static void attn_spoil(const struct attn_args *a, int j)
+{
+    void *k = (void *)(uintptr_t)a->k, *v = (void *)(uintptr_t)a->v;
+    for (int d = 0; d < a->head_dim; d++) {
+        if (!kv_quantized(a->k_kind))
+            cache_spoil(k, (size_t)d * ATTN_BLOCK + (size_t)j, a->k_kind);
+        if (!kv_quantized(a->v_kind))
+            cache_spoil(v, (size_t)j * (size_t)a->head_dim + (size_t)d, a->v_kind);
+        else if (d % QUANT_GROUP == 0)
+            cache_spoil((uint8_t *)v + (size_t)(d / QUANT_GROUP) * kv_group_bytes(a->v_kind), (size_t)j, KV_F16);
+    }
+    for (int r = 0; r < a->n_q && a->s; r++)
+        ((float *)(uintptr_t)a->s)[r * ATTN_BLOCK + j] = NAN;
 }
 
 struct attn_out {
@@ -354,21 +387,25 @@ static void attn_bench(void)
     float m[N_Q], l[N_Q];
     for (int i = 0; i < N_Q; i++)
         n_vis[i] = ATTN_BLOCK;
-    for (int kind = 0; kind < 2; kind++) {
+    for (int kind = 0; kind < KV_KINDS; kind++) {
         struct attn_args a = {.q_stride = DIM, .n_q = N_Q, .head_dim = DIM, .scale = 0.1f, .o_stride = DIM};
+        char what[3][40];
+        static const int rows[3] = {8, 6, 1};
         a.q = floats(N_Q * DIM, KERN_PLAIN);
+        a.s = floats(N_Q * ATTN_BLOCK, KERN_PLAIN);
         a.o = floats(N_Q * DIM, KERN_PLAIN);
         a.k_kind = a.v_kind = (enum kv_kind)kind;
-        a.k = cache_fill(DIM * ATTN_BLOCK, a.k_kind, KERN_PLAIN);
-        a.v = cache_fill(DIM * ATTN_BLOCK, a.v_kind, KERN_PLAIN);
+        a.k = cache_fill(DIM, a.k_kind, false, KERN_PLAIN);
+        a.v = cache_fill(DIM, a.v_kind, true, KERN_PLAIN);
         a.n_vis = n_vis;
         a.m = m;
         a.l = l;
-        KERN_BENCH(kind == KV_F16 ? "8 rows, dim 128, f16" : "8 rows, dim 128, f32", kern.now->attn_block(&a));
-        a.n_q = 6;
-        KERN_BENCH(kind == KV_F16 ? "6 rows, dim 128, f16" : "6 rows, dim 128, f32", kern.now->attn_block(&a));
-        a.n_q = 1;
-        KERN_BENCH(kind == KV_F16 ? "1 row, dim 128, f16" : "1 row, dim 128, f32", kern.now->attn_block(&a));
+        for (int i = 0; i < 3; i++) {
+            a.n_q = rows[i];
+            snprintf(what[i], sizeof what[i], "%d row%s, dim 128, %s", a.n_q, a.n_q > 1 ? "s" : "",
+                     kv_type(a.k_kind)->name);
+            KERN_BENCH(what[i], kern.now->attn_block(&a));
+        }
     }
 }
 
@@ -376,15 +413,20 @@ static void attn_case(int i)
 {
     static const int dims[] = {16, 32, 48, 64, 80, 128, 192, 256, 512};
     static const int edge[] = {0, 1, 15, 16, 17, 63, 64, 65, 127, 128};
+    const enum kv_kind k_kind = (enum kv_kind)(i % KV_KINDS), v_kind = (enum kv_kind)(i / KV_KINDS % KV_KINDS);
     int dim = dims[kern_below(i % 8 ? 5 : 9)], n_q = 1 + kern_below(9), most = 0;
+    if (kv_quantized(k_kind) || kv_quantized(v_kind))
+        dim = (dim + QUANT_GROUP - 1) / QUANT_GROUP * QUANT_GROUP;
     size_t q_stride = (size_t)(dim + kern_below(3)), o_stride = (size_t)(dim + kern_below(3));
-    size_t n_o = o_stride * (size_t)(n_q - 1) + (size_t)dim, block = (size_t)dim * ATTN_BLOCK;
+    size_t n_o = o_stride * (size_t)(n_q - 1) + (size_t)dim;
     struct attn_args a = {.q_stride = q_stride, .n_q = n_q, .head_dim = dim, .scale = 0.17f, .o_stride = o_stride};
-    a.k_kind = (enum kv_kind)(i & 1);
-    a.v_kind = (enum kv_kind)(i >> 1 & 1);
+    a.k_kind = k_kind;
+    a.v_kind = v_kind;
     a.q = floats(q_stride * (size_t)(n_q - 1) + (size_t)dim, i % 5 ? KERN_PLAIN : i % KERN_FILLS);
-    a.k = cache_fill(block, a.k_kind, i % 3 ? KERN_PLAIN : i % KERN_FINITE_FILLS);
-    a.v = cache_fill(block, a.v_kind, i % 3 ? KERN_PLAIN : i % KERN_FINITE_FILLS);
+    a.k = cache_fill(dim, a.k_kind, false, i % 3 ? KERN_PLAIN : i % KERN_FINITE_FILLS);
+    a.v = cache_fill(dim, a.v_kind, true, i % 3 ? KERN_PLAIN : i % KERN_FINITE_FILLS);
+    if (kv_quantized(k_kind))
+        a.s = floats((size_t)n_q * ATTN_BLOCK, i % 5 ? KERN_PLAIN : i % KERN_FILLS);
     int *n_vis = kern_mem(sizeof(int) * (size_t)n_q, 4), first = kern_below(ATTN_BLOCK);
     for (int r = 0; r < n_q; r++) {
         n_vis[r] = i % 2 ? edge[kern_below(10)] : (first + r < ATTN_BLOCK ? first + r : ATTN_BLOCK); /* causal */
@@ -412,11 +454,9 @@ static void attn_case(int i)
             nth = less == r ? s : nth;
         }
         for (; j >= n_vis[nth]; j--)
-            for (int d = 0; d < dim; d++) {
-                cache_spoil((void *)(uintptr_t)a.k, (size_t)d * ATTN_BLOCK + (size_t)j, a.k_kind);
-                cache_spoil((void *)(uintptr_t)a.v, (size_t)j * (size_t)dim + (size_t)d, a.v_kind);
-            }
+            attn_spoil(&a, j);
         b.q = a.q + (size_t)nth * q_stride;
+        b.s = a.s ? a.s + nth * ATTN_BLOCK : NULL;
         b.n_q = 1;
         b.n_vis = n_vis + nth;
         struct attn_out y = attn_run(kern.now, b, (struct attn_out){one_m.c, one_l.c, one_o.c});
@@ -451,7 +491,7 @@ static void test_attn_block(int arg)
         attn_bench();
         return;
     }
-    for (int i = 0; i < 160; i++) {
+    for (int i = 0; i < 8 * KV_KINDS * KV_KINDS; i++) {
         kern_reset();
         attn_case(i);
     }
@@ -479,6 +519,48 @@ static void test_attn_merge(int arg)
         kern_f32(L.c, L.now, 1, "L, fill %d", f);
         kern_f32(O.c, O.now, (size_t)dim, "O, dim %d fill %d", dim, f);
     }
+}
+
+/* ---- what is stored */
+
+static void test_rotate(int arg)
+{
+    for (int n = 32; n <= 512; n += 32)
+        for (int f = 0; f < KERN_FILLS; f++) {
+            kern_reset();
+            struct two x = pair((size_t)n, f);
+            if (kern.bench) {
+                if (n == 128 && f == KERN_PLAIN)
+                    KERN_BENCH("dim 128", kern.now->rotate(x.now, n));
+                continue;
+            }
+            kern.c->rotate(x.c, n);
+            kern.now->rotate(x.now, n);
+            kern_f32(x.c, x.now, (size_t)n, "dim %d fill %d", n, f);
+        }
+}
+
+static void test_kv_encode(int arg)
+{
+    for (int i = 0; i < 40 * KERN_FILLS; i++)
+        for (int kind = KV_Q8_0; kind < KV_KINDS; kind++) {
+            kern_reset();
+            int n = kern.bench ? 128 : 32 * (1 + kern_below(i % 4 ? 4 : 16));
+            struct kern_pair q = kern_pair((size_t)n, 1), d = kern_pair((size_t)n / 16, 2);
+            float *x = floats((size_t)n, i % KERN_FILLS);
+            for (int k = 0; i % 3 == 1 && k < n; k++) /* around the limits of the scale */
+                x[k] *= i % 2 ? 0x1p+20f : 0x1p-20f;
+            if (kern.bench) {
+                if (i == 0)
+                    KERN_BENCH(kv_type((enum kv_kind)kind)->name,
+                               kern.now->kv_encode((enum kv_kind)kind, x, n, q.now, d.now));
+                continue;
+            }
+            kern.c->kv_encode((enum kv_kind)kind, x, n, q.c, d.c);
+            kern.now->kv_encode((enum kv_kind)kind, x, n, q.now, d.now);
+            kern_bytes(q.c, q.now, (size_t)n, "codes, kind %d n %d case %d", kind, n, i);
+            kern_f16(d.c, d.now, (size_t)n / 32, "scales, kind %d n %d case %d", kind, n, i);
+        }
 }
 
 /* ---- delta rule */
@@ -567,6 +649,8 @@ static const struct kern_test test[] = {
     TEST(delta_step, test_delta, 0),
     TEST(delta_chunk, test_delta, 1),
     TEST(to_f16, test_to_f16, 0),
+    TEST(rotate, test_rotate, 0),
+    TEST(kv_encode, test_kv_encode, 0),
 };
 
 const struct kern_family kern_float_family = {"float", test, sizeof(test) / sizeof(test[0])};

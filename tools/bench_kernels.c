@@ -20,6 +20,7 @@ struct data {
     float *decay, *beta, *kq; /* [N] */
     uint16_t *half; /* [HEAD][ATTN_BLOCK] and back */
     struct act_group *act; /* [N / 32] */
+    uint8_t *keys[KV_KINDS], *values[KV_KINDS]; /* a block of the quantized kinds */
     int n_vis[N_TOK];
 };
 
@@ -60,9 +61,21 @@ static void op_attn_merge(const struct simd_ops *ops, struct data *d)
     ops->attn_merge(&max, &sum, d->out, 0, 1, d->x, HEAD);
 }
 
+/* Products with quantized keys belong to it. */
+static void run_products(const struct simd_ops *ops, struct data *d, enum kv_kind kind)
+{
+    const struct quant_type *t = kv_type(kind);
+    struct mat k = {.data = d->keys[kind], .type = t, .rows = ATTN_BLOCK, .cols = HEAD};
+    k.stride = pack_tile_bytes(t, HEAD);
+    struct cols q = {.base = d->act, .stride = HEAD / QUANT_GROUP * sizeof *d->act, .n = N_TOK};
+    ops->mul[t->id](&k, 0, ATTN_BLOCK, &q, d->kq, ATTN_BLOCK);
+}
+
 static void run_attention(const struct simd_ops *ops, struct data *d, enum kv_kind kind)
 {
-    const void *k = kind == KV_F16 ? (const void *)d->half : d->x;
+    const void *k = kind == KV_F16 ? (const void *)d->half : kind == KV_F32 ? d->x : (const void *)d->keys[kind];
+    if (kv_quantized(kind))
+        run_products(ops, d, kind);
     struct attn_args a = {.q = d->y,
                           .q_stride = HEAD,
                           .n_q = N_TOK,
@@ -71,7 +84,8 @@ static void run_attention(const struct simd_ops *ops, struct data *d, enum kv_ki
                           .k_kind = kind,
                           .v_kind = kind,
                           .k = k,
-                          .v = k,
+                          .v = kv_quantized(kind) ? d->values[kind] : k,
+                          .s = d->kq,
                           .n_vis = d->n_vis,
                           .m = d->decay,
                           .l = d->beta,
@@ -81,6 +95,15 @@ static void run_attention(const struct simd_ops *ops, struct data *d, enum kv_ki
 }
 static void op_attn_f16(const struct simd_ops *ops, struct data *d) { run_attention(ops, d, KV_F16); }
 static void op_attn_f32(const struct simd_ops *ops, struct data *d) { run_attention(ops, d, KV_F32); }
+static void op_attn_q8_0(const struct simd_ops *ops, struct data *d) { run_attention(ops, d, KV_Q8_0); }
+static void op_attn_q5_0(const struct simd_ops *ops, struct data *d) { run_attention(ops, d, KV_Q5_0); }
+static void op_attn_q4_0(const struct simd_ops *ops, struct data *d) { run_attention(ops, d, KV_Q4_0); }
+static void op_attn_iq4_nl(const struct simd_ops *ops, struct data *d) { run_attention(ops, d, KV_IQ4_NL); }
+static void op_rotate(const struct simd_ops *ops, struct data *d) { ops->rotate(d->out, HEAD); }
+static void op_kv_encode(const struct simd_ops *ops, struct data *d)
+{
+    ops->kv_encode(KV_IQ4_NL, d->x, HEAD, (int8_t *)d->half, d->half + HEAD);
+}
 
 static struct delta_args delta_args(struct data *d, int n_tok)
 {
@@ -137,10 +160,16 @@ static const struct op {
     OP(conv_silu, conv_silu, N * N_TOK * 8.0),
     OP(attn_f16, attn_block, HEAD * ATTN_BLOCK * 4.0),
     OP(attn_f32, attn_block, HEAD * ATTN_BLOCK * 8.0),
+    OP(attn_q8_0, attn_block, HEAD * ATTN_BLOCK * 2.125),
+    OP(attn_q5_0, attn_block, HEAD * ATTN_BLOCK * 1.375),
+    OP(attn_q4_0, attn_block, HEAD * ATTN_BLOCK * 1.125),
+    OP(attn_iq4_nl, attn_block, HEAD * ATTN_BLOCK * 1.125),
     OP(attn_merge, attn_merge, HEAD * 12.0),
     OP(delta_step, delta_step, HEAD * 16 * 8.0 + 64 * (HEAD * 2 + 32) * 4.0),
     OP(delta_chunk, delta_chunk, HEAD * 16 * 8.0 + 64 * (HEAD * 2 + 32) * 4.0),
     OP(to_f16, to_f16, N * 6.0),
+    OP(rotate, rotate, HEAD * 8.0),
+    OP(kv_encode, kv_encode, HEAD * 4.5),
 #undef OP
 };
 /* clang-format on */
@@ -187,6 +216,23 @@ float *kernel_floats(size_t n)
     return v;
 }
 
+static void make_blocks(struct data *d, enum kv_kind kind)
+{
+    struct simd_ops ops;
+    int8_t q[HEAD];
+    uint16_t scale[HEAD / QUANT_GROUP];
+    simd_init(&ops, "c");
+    d->keys[kind] = aligned_alloc(64, kv_key_bytes(kind, HEAD));
+    d->values[kind] = aligned_alloc(64, kv_value_bytes(kind, HEAD));
+    if (!d->keys[kind] || !d->values[kind])
+        die("out of memory");
+    for (int j = 0; j < ATTN_BLOCK; j++) {
+        ops.kv_encode(kind, d->x + (size_t)j * HEAD, HEAD, q, scale);
+        kv_put_key(kind, d->keys[kind], HEAD, j, q, scale);
+        kv_put_value(kind, d->values[kind], HEAD, j, q, scale);
+    }
+}
+
 static void make_data(struct data *d)
 {
     *d = (struct data){0};
@@ -205,6 +251,9 @@ static void make_data(struct data *d)
         d->half[i] = f32_to_f16(d->x[i]);
     for (int i = 0; i < N_TOK; i++)
         d->n_vis[i] = ATTN_BLOCK;
+    for (int i = KV_Q8_0; i < KV_KINDS; i++)
+        make_blocks(d, (enum kv_kind)i);
+    act_quantize_ref(d->y, N_TOK * HEAD, d->act);
 }
 
 static void free_data(struct data *d)
@@ -212,6 +261,10 @@ static void free_data(struct data *d)
     float *lists[] = {d->x, d->y, d->z, d->out, d->decay, d->beta, d->kq};
     for (size_t i = 0; i < sizeof lists / sizeof *lists; i++)
         free(lists[i]);
+    for (int i = KV_Q8_0; i < KV_KINDS; i++) {
+        free(d->keys[i]);
+        free(d->values[i]);
+    }
     free(d->half);
     free(d->act);
 }

@@ -94,6 +94,18 @@ static void on_log(void *cookie, enum qn_log_level level, const char *line)
         say("%s", line);
 }
 
+/* The names are those that the option allows. */
+static enum qn_kv_type kv_type_named(const char *name)
+{
+    static const char *const names[] = {
+        [QN_KV_F16] = "f16",   [QN_KV_F32] = "f32",   [QN_KV_BF16] = "bf16",    [QN_KV_Q8_0] = "q8_0",
+        [QN_KV_Q5_0] = "q5_0", [QN_KV_Q4_0] = "q4_0", [QN_KV_IQ4_NL] = "iq4_nl"};
+    for (size_t i = 0; name && i < sizeof names / sizeof *names; i++)
+        if (!strcmp(name, names[i]))
+            return (enum qn_kv_type)i;
+    return QN_KV_F16;
+}
+
 qn_engine *setup_open(struct opts *o, struct setup_size size)
 {
     struct qn_error err;
@@ -115,8 +127,8 @@ qn_engine *setup_open(struct opts *o, struct setup_size size)
         .n_seq = size.n_seq,
         .n_ubatch = o->n_ubatch,
         .cache_ram = cache_bytes(o),
-        .type_k = o->type_k && !strcmp(o->type_k, "f32") ? QN_KV_F32 : QN_KV_F16,
-        .type_v = o->type_v && !strcmp(o->type_v, "f32") ? QN_KV_F32 : QN_KV_F16,
+        .type_k = kv_type_named(o->type_k),
+        .type_v = kv_type_named(o->type_v),
         .delta = o->delta && !strcmp(o->delta, "chunked") ? QN_DELTA_CHUNKED : QN_DELTA_EXACT,
         .no_numa = o->numa && !strcmp(o->numa, "off"),
         .pack_cache = automatic ? NULL : o->pack_cache,
