@@ -123,6 +123,7 @@ QN_API int qn_seq_new(qn_seq **out, qn_engine *e, struct qn_error *err);
 QN_API void qn_seq_free(qn_seq *s); /* NULL is fine */
 QN_API void qn_seq_clear(qn_seq *s);
 QN_API int qn_seq_len(const qn_seq *s); /* tokens evaluated so far */
+QN_API const int32_t *qn_seq_ids(const qn_seq *s); /* [qn_seq_len()] they, until s is changed */
 /* A new sequence that has what s has, and goes on with the same bits; QN_E_NOSPACE when n_seq are alive.  Pages of the KV cache are
  * shared and copied only where one of the two writes on into a page that the other has written to; a recurrent state is copied. */
 QN_API int qn_seq_fork(qn_seq **out, const qn_seq *s, struct qn_error *err);
@@ -147,6 +148,15 @@ struct qn_kept {
 QN_API int qn_seq_resume(qn_seq *s, const int32_t *ids, int n, struct qn_kept *out /* may be NULL */);
 /* Takes s back to its first n tokens, or to the last place in front of them that it can be resumed at; returns its length. */
 QN_API int qn_seq_rewind(qn_seq *s, int n);
+
+/* A session: the sequence in a file, with the last snapshots in front of its end and a note of the caller's, any n_note bytes.  The file (mode 0600) is there complete or not at
+ * all, and until it is, one that had the name stays.  It can be loaded by an engine with the same model, KV types and rope settings
+ * and enough context, and continues with the same bits; n_seq, threads and the rest may differ. */
+QN_API int qn_seq_save(const qn_seq *s, const char *path, const void *note, size_t n_note, struct qn_error *err);
+/* What s held is dropped, and the snapshots go to the prefix store.  *note, unless note is NULL, is malloc [n_note + 1] with a NUL behind it, the caller's.  On error s is
+ * empty: QN_E_IO, QN_E_FORMAT for what is no session or is damaged in any byte, QN_E_UNSUPPORTED for another version of the format or
+ * of the arithmetic, QN_E_ARGUMENT for another model or other settings, QN_E_NOSPACE when the context is too small. */
+QN_API int qn_seq_load(qn_seq *s, const char *path, char **note, size_t *n_note, struct qn_error *err);
 
 struct qn_cache_info {
     size_t budget, bytes; /* allowed and in use; a page is counted though sequences may share it */

@@ -191,3 +191,4 @@ void qn_seq_clear(qn_seq *s)
 }
 
 int qn_seq_len(const qn_seq *s) { return s->n; }
+const int32_t *qn_seq_ids(const qn_seq *s) { return s->ids; }

@@ -255,6 +255,16 @@ static struct place resumable(struct store *st, struct place at, int limit)
     return at;
 }
 
+int store_before(struct store *st, const struct qn_seq *s, int limit, const uint8_t **state)
+{
+    if (!st->e->slot_bytes || limit < 1)
+        return 0;
+    struct place at = resumable(st, walk(st, s->ids, s->n), limit - 1);
+    if (at.n > 0)
+        *state = slab_at(&st->e->slots, at.node->slot);
+    return at.n;
+}
+
 /* ---- keeping */
 
 /* Bytes that a snapshot of s adds behind the first `at` tokens, which the tree has. */

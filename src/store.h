@@ -8,6 +8,7 @@
 
 #include <stdbool.h>
 #include <stddef.h>
+#include <stdint.h>
 
 struct store;
 
@@ -23,5 +24,8 @@ int store_interval(const struct qn_engine *e);
 
 /* Keeps what s has computed.  False when it does not fit. */
 bool store_keep(struct store *st, struct qn_seq *s);
+/* The last snapshot of what s has computed that is less than `limit` tokens deep: returns its depth and where its state lies, as in a
+ * slot; 0 = there is none. */
+int store_before(struct store *st, const struct qn_seq *s, int limit, const uint8_t **state);
 
 #endif

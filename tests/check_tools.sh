@@ -93,6 +93,24 @@ is "chat answers one line a turn" "$(wc -l <"$tmp/chat")" 2
 check "chat saves" grep -q '"content": "The secret word is apple."' "$tmp/talk.json"
 printf '/load %s\nWhat is my secret word?\n' "$tmp/talk.json" | q chat -m "$demo" --temp 0 --think off >"$tmp/chat"
 is "chat loads and goes on" "$(cat "$tmp/chat")" "The secret word is apple."
+# sessions
+talk() { q chat -m "$demo" --temp 0 --think off --session "$tmp/talk.session" "$@"; }
+printf 'My secret word is apple. Remember it.\n' | talk >"$tmp/chat"
+check "a session is said to be saved" grep -q 'session of 2 messages, [0-9]* tokens, saved' "$tmp/err"
+printf 'What is my secret word?\n/stats\n/save\n' | talk >"$tmp/chat"
+is "a session goes on" "$(sed -n 1p "$tmp/chat")" "The secret word is apple."
+check "without being read again" grep -q '^last prompt .*: [1-9][0-9]* kept' "$tmp/chat"
+check "more than once" sh -c "printf 'What is my secret word?\n' | '$quern' chat -m '$demo' --temp 0 --think off --session '$tmp/talk.session' 2>/dev/null | grep -q apple"
+cp "$tmp/talk.session" "$tmp/good.session"
+dd if=/dev/zero of="$tmp/talk.session" bs=1 seek=5000 count=9 conv=notrunc 2>/dev/null
+refuses 1 "talk.session: damaged" chat -m "$demo" --session "$tmp/talk.session"
+refuses 1 "other types of keys" chat -m "$demo" -ctk f32 --session "$tmp/good.session"
+refuses 1 "not a session" chat -m "$demo" --session "$tmp/talk.json"
+(ulimit -f 8 && printf '/clear\n' | q chat -m "$demo" --session "$tmp/good.session" >/dev/null)
+is "a full disk is an error" $? 1
+check "that is said" grep -q 'the session was not saved' "$tmp/err"
+check "and the old session is there" sh -c "printf '/exit\n' | '$quern' chat -m '$demo' --session '$tmp/good.session' 2>&1 | grep -q 'good.session: 6 messages'"
+
 # what was computed before is kept, in front of an answer whose thinking the template forgets, and the answers are the same
 turns() {
     printf '%s\n' 'Tell me a long story about a red dog who goes to the sea and comes home again with a fish.' /stats \

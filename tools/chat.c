@@ -9,8 +9,10 @@
 #include "setup.h"
 #include "term.h"
 
+#include <errno.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 struct chat {
     struct opts *o;
@@ -324,7 +326,7 @@ static void do_help(struct chat *c, const char *arg)
         "/system TEXT   set the system message; without TEXT remove it\n"
         "/think on|off  think before answering, or not\n"
         "/stats         figures of this session\n"
-        "/save FILE     write the conversation as JSON\n"
+        "/save FILE     write the conversation as JSON; without FILE, keep the session\n"
         "/load FILE     read a conversation and go on from there\n"
         "/exit          leave (so does Ctrl-D)\n"
         "A line that ends with \\ goes on in the next one; a line of three quotes (\"\"\") opens and closes a longer "
@@ -465,9 +467,28 @@ static void do_stats(struct chat *c, const char *arg)
     out_flush();
 }
 
+/* The conversation and what was computed of it into the session's file.  False: the reason has been said. */
+static bool save_session(struct chat *c)
+{
+    struct qn_error err;
+    char *note = json_dump(c->messages);
+    int rc = qn_seq_save(c->seq, c->o->session, note, strlen(note), &err);
+    free(note);
+    if (rc)
+        say("%s; the session was not saved", err.text);
+    else
+        say("session of %zu messages, %d tokens, saved in %s", json_array_size(c->messages), qn_seq_len(c->seq),
+            c->o->session);
+    return !rc;
+}
+
 static void do_save(struct chat *c, const char *arg)
 {
     char err[512];
+    if (!*arg && c->o->session) {
+        save_session(c);
+        return;
+    }
     if (!*arg) {
         say("/save needs the name of a file");
         return;
@@ -482,15 +503,11 @@ static void do_save(struct chat *c, const char *arg)
     free(dump);
 }
 
-/* A conversation from a file, or NULL with a message in err. */
-static json_t *read_messages(const char *path, char *err, size_t cap)
+/* A conversation from the bytes of a file, or NULL with a message in err. */
+static json_t *parse_messages(const char *path, const char *bytes, size_t n_bytes, char *err, size_t cap)
 {
-    char *bytes, why[256];
-    size_t n;
-    if (!io_try_read(path, &bytes, &n, err, cap))
-        return NULL;
-    json_t *j = json_parse(bytes, n, why, sizeof why);
-    free(bytes);
+    char why[256];
+    json_t *j = json_parse(bytes, n_bytes, why, sizeof why);
     if (!j) {
         snprintf(err, cap, "%s: %s", path, why);
         return NULL;
@@ -504,6 +521,38 @@ static json_t *read_messages(const char *path, char *err, size_t cap)
     snprintf(err, cap, "%s: not a JSON array of messages", path);
     json_decref(j);
     return NULL;
+}
+
+static json_t *read_messages(const char *path, char *err, size_t cap)
+{
+    char *bytes;
+    size_t n;
+    if (!io_try_read(path, &bytes, &n, err, cap))
+        return NULL;
+    json_t *j = parse_messages(path, bytes, n, err, cap);
+    free(bytes);
+    return j;
+}
+
+/* Goes on with the session if its file is there; one that cannot be used ends the program, so that it is not written over. */
+static void load_session(struct chat *c)
+{
+    struct qn_error err;
+    char *note, text[512];
+    size_t n;
+    if (access(c->o->session, F_OK) && errno == ENOENT)
+        return;
+    if (qn_seq_load(c->seq, c->o->session, &note, &n, &err))
+        die("%s", err.text);
+    json_t *messages = parse_messages(c->o->session, note, n, text, sizeof text);
+    free(note);
+    if (!messages)
+        die("%s", text);
+    json_decref(c->messages);
+    c->messages = messages;
+    c->n_past = qn_seq_len(c->seq);
+    memcpy(c->past, qn_seq_ids(c->seq), (size_t)c->n_past * sizeof *c->past);
+    say("%s: %zu messages, %d tokens", c->o->session, json_array_size(messages), c->n_past);
 }
 
 static void do_load(struct chat *c, const char *arg)
@@ -628,6 +677,8 @@ int cmd_chat(struct opts *o)
         die("%s", err.text);
     c.past = xmalloc((size_t)c.info.n_ctx * sizeof *c.past);
     c.logits = xmalloc((size_t)c.info.n_vocab * sizeof *c.logits);
+    if (o->session)
+        load_session(&c);
     if (o->system)
         set_system(c.messages, o->system);
     configure(&c);
@@ -641,6 +692,7 @@ int cmd_chat(struct opts *o)
     } else {
         talk_pipe(&c);
     }
+    bool lost = o->session && !save_session(&c);
     qn_sampler_free(c.sampler);
     qn_seq_free(c.seq);
     qn_close(c.e);
@@ -651,5 +703,5 @@ int cmd_chat(struct opts *o)
     free(c.logits);
     text_free(&c.answer);
     text_free(&c.thought);
-    return c.failed && !term_in() ? 1 : 0;
+    return lost || (c.failed && !term_in()) ? 1 : 0;
 }

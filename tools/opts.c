@@ -42,6 +42,8 @@ const struct opt opt_table[] = {
     /* ---- chat */
     {"system-prompt", "-sys --system", OPT_TEXT, GROUP_OWN, B(CHAT), AT(system), 0, 0, NULL, "TEXT", NULL,
         "Begin the conversation with this system message."},
+    {"session", "", OPT_TEXT, GROUP_OWN, B(CHAT), AT(session), 0, 0, NULL, "FILE", NULL,
+        "Go on with the conversation in this file, if it is there, without reading it again, and keep it there at the end."},
 
     /* ---- run */
     {"prompt", "-p", OPT_TEXT, GROUP_OWN, B(RUN), AT(prompt), 0, 0, NULL, "TEXT", NULL,

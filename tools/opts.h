@@ -62,7 +62,7 @@ struct opts {
     const char *samplers;
 
     /* texts and files */
-    const char *prompt, *file, *system, *think, *kwargs;
+    const char *prompt, *file, *session, *system, *think, *kwargs;
     const char *input, *output;
     const char *messages, *tools, *now;
     const char *save_logits, *kl_divergence;

@@ -1,0 +1,354 @@
+/* SPDX-License-Identifier: MIT */
+/* Saved sequences continue with the same bits in another engine; files that are damaged, cut or for something else are refused; a
+ * process that is killed, or a full disk, leaves the old file or the new one. */
+#include "eval.h"
+#include "hashmodel.h"
+#include "src/run.h"
+#include "testing.h"
+
+#include <setjmp.h>
+#include <signal.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/resource.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <cmocka.h>
+
+#include "src/session.h"
+
+enum { VOCAB = 512, N_CTX = 400, MORE = 20 };
+
+static const char *self;
+
+static struct qn_options options(const char *file, enum qn_kv_type kv)
+{
+    struct qn_options o = eval_options(file, N_CTX);
+    o.type_k = o.type_v = kv;
+    return o;
+}
+
+static void make_ids(int n, int32_t *ids)
+{
+    for (int i = 0; i < n; i++)
+        ids[i] = (int32_t)(hash_splitmix64((uint64_t)i) % 490);
+}
+
+static void append(qn_seq *s, const int32_t *ids, int n, float *logits)
+{
+    struct qn_span sp = {.seq = s, .ids = ids, .n = n, .logits = logits ? QN_LOGITS_ALL : QN_LOGITS_NONE};
+    if (n)
+        eval_spans(s->engine, &sp, 1, logits);
+}
+
+/* Saves n tokens and loads them into an engine of its own. */
+static void round_trip(const char *file, enum qn_kv_type kv, int n)
+{
+    static float want[MORE * VOCAB], got[MORE * VOCAB];
+    struct qn_options o = options(file, kv);
+    struct qn_error err;
+    const char *path = test_tmp("trip");
+    int32_t ids[N_CTX];
+    char *note;
+    size_t n_note;
+    make_ids(N_CTX, ids);
+    qn_engine *e = eval_open(&o);
+    qn_seq *s = eval_seq(e);
+    append(s, ids, n, NULL);
+    if (qn_seq_save(s, path, "a\0note", 6, &err))
+        fail_msg("%s", err.text);
+    append(s, ids + n, MORE, want);
+    qn_seq_free(s);
+    qn_close(e);
+    struct stat st;
+    assert_int_equal(stat(path, &st), 0);
+    assert_int_equal(st.st_mode & 0777, 0600);
+
+    o.n_threads = 1;
+    o.n_seq = 3;
+    o.n_ctx = N_CTX + 300;
+    e = eval_open(&o);
+    s = eval_seq(e);
+    append(s, ids + 7, 100, NULL); /* goes */
+    if (qn_seq_load(s, path, &note, &n_note, &err))
+        fail_msg("%s", err.text);
+    assert_int_equal(n_note, 6);
+    assert_memory_equal(note, "a\0note", 7);
+    free(note);
+    assert_int_equal(qn_seq_len(s), n);
+    assert_memory_equal(qn_seq_ids(s), ids, (size_t)n * sizeof *ids);
+    append(s, ids + n, MORE, got);
+    assert_memory_equal(got, want, sizeof want);
+    assert_int_equal(qn_seq_load(s, path, NULL, NULL, &err), 0);
+    qn_seq_free(s);
+    qn_close(e);
+}
+
+static void test_round_trip(void **state)
+{
+    static const char *const models[] = {"qwen35moe", "qwen35", "qwen3next", "qwen3"};
+    static const int lengths[] = {200, 0, 1, 128, 129, 380};
+    (void)state;
+    for (int m = 0; m < 4; m++)
+        for (int i = 0; i < (m ? 1 : test_quick() ? 2 : 6); i++) {
+            round_trip(hash_model_file(models[m], "Q8_0"), QN_KV_F16, lengths[i]);
+            round_trip(hash_model_file(models[m], "Q8_0"), QN_KV_F32, lengths[i]);
+        }
+}
+
+/* Snapshots in front of the end come back too: the sequence can be resumed there. */
+static void test_snapshots(void **state)
+{
+    (void)state;
+    static const int keep[] = {40, 100, 150, 190, 230};
+    static float want[MORE * VOCAB], got[MORE * VOCAB];
+    struct qn_options o = options(hash_model_file("qwen35", "Q8_0"), QN_KV_F16);
+    struct qn_error err;
+    const char *path = test_tmp("snapshots");
+    int32_t ids[N_CTX];
+    make_ids(N_CTX, ids);
+    o.cache_ram = 64 << 20;
+    qn_engine *e = eval_open(&o);
+    qn_seq *s = eval_seq(e);
+    for (int i = 0, at = 0; i < 5; at = keep[i++]) {
+        append(s, ids + at, keep[i] - at, NULL);
+        assert_int_equal(qn_seq_keep(s), 1);
+    }
+    append(s, ids + 230, 20, NULL);
+    assert_int_equal(qn_seq_save(s, path, NULL, 0, &err), 0);
+    ids[195] = 490;
+    assert_int_equal(qn_seq_resume(s, ids, 190 + MORE, NULL), 190);
+    append(s, ids + 190, MORE, want);
+    qn_seq_free(s);
+    qn_close(e);
+
+    e = eval_open(&o);
+    s = eval_seq(e);
+    assert_int_equal(qn_seq_load(s, path, NULL, NULL, &err), 0);
+    assert_int_equal(qn_seq_len(s), 250);
+    assert_int_equal(qn_seq_resume(s, ids, 190 + MORE, NULL), 190);
+    append(s, ids + 190, MORE, got);
+    assert_memory_equal(got, want, sizeof want);
+    assert_int_equal(qn_seq_resume(s, ids, 180, NULL), 150);
+    assert_int_equal(qn_seq_resume(s, ids, 120, NULL), 0); /* three are saved */
+    qn_seq_free(s);
+    qn_close(e);
+    o.cache_ram = 0;
+    e = eval_open(&o);
+    s = eval_seq(e);
+    assert_int_equal(qn_seq_load(s, path, NULL, NULL, &err), 0);
+    assert_int_equal(qn_seq_len(s), 250);
+    qn_seq_free(s);
+    qn_close(e);
+}
+
+/* ---- what is refused */
+
+struct saved {
+    qn_engine *e;
+    qn_seq *s;
+    const char *path;
+    char *bytes; /* [n] */
+    size_t n;
+};
+
+static struct saved save_one(void)
+{
+    struct qn_options o = options(hash_model_file("qwen35", "Q8_0"), QN_KV_F16);
+    o.cache_ram = 16 << 20;
+    struct saved x = {.e = eval_open(&o), .path = test_tmp("one")};
+    struct qn_error err;
+    int32_t ids[200];
+    x.s = eval_seq(x.e);
+    make_ids(200, ids);
+    append(x.s, ids, 150, NULL);
+    assert_int_equal(qn_seq_keep(x.s), 1);
+    append(x.s, ids + 150, 50, NULL);
+    assert_int_equal(qn_seq_save(x.s, x.path, "note", 4, &err), 0);
+    x.bytes = test_read(x.path, &x.n);
+    assert_non_null(x.bytes);
+    return x;
+}
+
+static void end_one(struct saved *x)
+{
+    free(x->bytes);
+    qn_seq_free(x->s);
+    qn_close(x->e);
+}
+
+static void refuse(const struct saved *x, const char *path, int code, const char *text, const char *what, size_t at)
+{
+    struct qn_error err = {0};
+    char *note;
+    size_t n;
+    int got = qn_seq_load(x->s, path, &note, &n, &err);
+    if (!got || (code && got != code) || (text && !strstr(err.text, text)))
+        fail_msg("%s at %zu: %d, %s", what, at, got, err.text);
+    assert_null(note);
+    assert_int_equal(qn_seq_len(x->s), 0);
+}
+
+static void test_damage(void **state)
+{
+    (void)state;
+    struct saved x = save_one();
+    struct session_head h;
+    memcpy(&h, x.bytes, sizeof h);
+    const char *path = test_tmp("damaged");
+    for (int i = 0; i < (test_quick() ? 60 : 400); i++) { /* each byte of the head, then anywhere */
+        size_t at = (size_t)i < sizeof h ? (size_t)i : hash_splitmix64((uint64_t)i) % (i % 3 ? x.n : h.data_at);
+        x.bytes[at] ^= (char)(1 << i % 8);
+        test_write(path, x.bytes, x.n);
+        x.bytes[at] ^= (char)(1 << i % 8);
+        refuse(&x, path, 0, NULL, "a flipped bit", at);
+    }
+    for (int i = 0; i < 40; i++) {
+        size_t n = i < 10 ? (size_t)i * 17 : hash_splitmix64((uint64_t)i) % x.n;
+        test_write(path, x.bytes, n);
+        refuse(&x, path, QN_E_FORMAT, NULL, "a cut file", n);
+    }
+    char *longer = malloc(x.n + 1);
+    assert_non_null(longer);
+    memcpy(longer, x.bytes, x.n);
+    longer[x.n] = 0;
+    test_write(path, longer, x.n + 1);
+    refuse(&x, path, QN_E_FORMAT, "damaged", "one byte more", x.n);
+    free(longer);
+    refuse(&x, test_tmp("nowhere"), QN_E_IO, "No such file", "no file", 0);
+    refuse(&x, hash_model_file("qwen35", "Q8_0"), QN_E_FORMAT, "not a session", "a model", 0);
+    test_write(path, x.bytes, x.n);
+    struct qn_error err;
+    assert_int_equal(qn_seq_load(x.s, path, NULL, NULL, &err), 0); /* the harness itself breaks nothing */
+    end_one(&x);
+}
+
+static void test_others(void **state)
+{
+    (void)state;
+    struct saved x = save_one();
+    struct qn_options same = options(hash_model_file("qwen35", "Q8_0"), QN_KV_F16);
+    struct {
+        struct qn_options o;
+        int code;
+        const char *text;
+    } others[] = {{same, QN_E_ARGUMENT, "another model"},
+                  {same, QN_E_ARGUMENT, "another model"},
+                  {same, QN_E_ARGUMENT, "types of keys"},
+                  {same, QN_E_ARGUMENT, "rope settings"},
+                  {same, QN_E_NOSPACE, "200 tokens, the context holds 199"}};
+    others[0].o.model = hash_model_file("qwen35moe", "Q8_0");
+    others[1].o.model = hash_model_file("qwen35", "Q4_0");
+    others[2].o.type_v = QN_KV_F32;
+    others[3].o.rope_freq_base = 5000;
+    others[4].o.n_ctx = 199;
+    for (int i = 0; i < 5; i++) {
+        struct saved y = {.e = eval_open(&others[i].o)};
+        y.s = eval_seq(y.e);
+        refuse(&y, x.path, others[i].code, others[i].text, "an engine", (size_t)i);
+        qn_seq_free(y.s);
+        qn_close(y.e);
+    }
+    end_one(&x);
+}
+
+static void test_full_disk(void **state)
+{
+    (void)state;
+    struct saved x = save_one();
+    struct qn_error err = {0};
+    struct rlimit was, small;
+    size_t n;
+    getrlimit(RLIMIT_FSIZE, &was);
+    small = was;
+    small.rlim_cur = x.n / 2;
+    signal(SIGXFSZ, SIG_IGN);
+    setrlimit(RLIMIT_FSIZE, &small);
+    int code = qn_seq_save(x.s, x.path, NULL, 0, &err);
+    setrlimit(RLIMIT_FSIZE, &was);
+    assert_int_equal(code, QN_E_IO);
+    assert_non_null(strstr(err.text, x.path));
+    assert_int_equal(qn_seq_len(x.s), 200);
+    char *now = test_read(x.path, &n);
+    assert_int_equal(n, x.n);
+    assert_memory_equal(now, x.bytes, n);
+    free(now);
+    assert_int_equal(qn_seq_save(x.s, "/nowhere/x", NULL, 0, &err), QN_E_IO);
+    end_one(&x);
+}
+
+/* ---- kills: a child, this program again, saves one sequence after another to the same file */
+
+static int child_main(const char *model, const char *path)
+{
+    struct qn_options o = options(model, QN_KV_F16);
+    struct qn_error err;
+    qn_engine *e;
+    qn_seq *s;
+    int32_t ids[N_CTX];
+    o.n_threads = 1;
+    make_ids(N_CTX, ids);
+    if (qn_open(&e, &o, &err) || qn_seq_new(&s, e, &err))
+        return 1;
+    for (int n = 0;; n = n % 300 + 10) {
+        struct qn_span sp = {.seq = s, .ids = ids, .n = n + 10};
+        qn_seq_clear(s);
+        if (qn_eval(e, &sp, 1, NULL, &err) || qn_seq_save(s, path, "x", 1, &err))
+            return 1;
+    }
+}
+
+static void test_kills(void **state)
+{
+    (void)state;
+    int n_kills = test_quick() ? 4 : getenv("QUERN_LONG") ? 200 : 20, lengths = 0, last = 0;
+    const char *model = hash_model_file("qwen35", "Q8_0"), *path = test_tmp("killed");
+    struct qn_options o = options(model, QN_KV_F16);
+    struct qn_error err;
+    qn_engine *e = eval_open(&o);
+    qn_seq *s = eval_seq(e);
+    for (int i = 0; i < n_kills; i++) {
+        pid_t pid = fork();
+        if (pid == 0) {
+            execl(self, self, "child", model, path, (char *)NULL);
+            _exit(127);
+        }
+        for (int ms = 0; i == 0 && access(path, R_OK) && ms < 20000; ms++)
+            usleep(1000); /* the first one is there */
+        usleep((useconds_t)(hash_splitmix64((uint64_t)i) % 300000));
+        kill(pid, SIGKILL);
+        int status;
+        waitpid(pid, &status, 0);
+        if (!WIFSIGNALED(status))
+            fail_msg("the child ended by itself with status %x", (unsigned)status);
+        if (qn_seq_load(s, path, NULL, NULL, &err))
+            fail_msg("after kill %d: %s", i, err.text);
+        lengths += qn_seq_len(s) != last;
+        last = qn_seq_len(s);
+    }
+    assert_true(lengths > n_kills / 10); /* they did save */
+    qn_seq_free(s);
+    qn_close(e);
+}
+
+int main(int argc, char **argv)
+{
+    self = "/proc/self/exe";
+    if (argc == 4 && !strcmp(argv[1], "child"))
+        return child_main(argv[2], argv[3]);
+    const struct CMUnitTest tests[] = {
+        {"session/round_trip", test_round_trip, NULL, NULL, NULL},
+        {"session/damage", test_damage, NULL, NULL, NULL},
+        {"session/others", test_others, NULL, NULL, NULL},
+        {"session/full_disk", test_full_disk, NULL, NULL, NULL},
+        {"session/snapshots", test_snapshots, NULL, NULL, NULL},
+        {"session/kills", test_kills, NULL, NULL, NULL},
+    };
+    if (argc > 1)
+        cmocka_set_test_filter(argv[1]);
+    return cmocka_run_group_tests_name("session", tests, NULL, NULL);
+}
