@@ -90,3 +90,25 @@ void kv_put_value(enum kv_kind k, uint8_t *values, int head_dim, int j, const in
         put_value_group(k, line + j / 4 * lines + place, high + j / 4 * 16 + place, q + QUANT_GROUP * g);
     }
 }
+
+/* What a position without anything is put from. */
+static const int8_t no_codes[MAX_HEAD_DIM];
+static const uint16_t no_scales[MAX_HEAD_DIM / QUANT_GROUP];
+
+void kv_clear_keys(enum kv_kind k, uint8_t *keys, int head_dim, int from)
+{
+    size_t size = (size_t)kv_type(k)->block_bytes;
+    for (int j = from; kv_quantized(k) && j < ATTN_BLOCK; j++)
+        kv_put_key(k, keys, head_dim, j, no_codes, no_scales);
+    for (int i = 0; !kv_quantized(k) && i < head_dim; i++)
+        memset(keys + (size_t)(i * ATTN_BLOCK + from) * size, 0, (size_t)(ATTN_BLOCK - from) * size);
+}
+
+void kv_clear_values(enum kv_kind k, uint8_t *values, int head_dim, int from)
+{
+    size_t size = (size_t)kv_type(k)->block_bytes;
+    for (int j = from; kv_quantized(k) && j < ATTN_BLOCK; j++)
+        kv_put_value(k, values, head_dim, j, no_codes, no_scales);
+    if (!kv_quantized(k))
+        memset(values + (size_t)(from * head_dim) * size, 0, (size_t)((ATTN_BLOCK - from) * head_dim) * size);
+}

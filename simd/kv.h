@@ -16,13 +16,14 @@
 #include "quant/quant.h"
 
 enum { ATTN_BLOCK = 128 }; /* positions in a block of the KV cache */
+enum { MAX_HEAD_DIM = 512 };
 enum kv_kind { KV_F16, KV_F32, KV_BF16, KV_Q8_0, KV_Q5_0, KV_Q4_0, KV_IQ4_NL, KV_KINDS };
 
 static inline bool kv_quantized(enum kv_kind k) { return k >= KV_Q8_0; }
 
 /* The GGUF type of the same name. */
 const struct quant_type *kv_type(enum kv_kind k);
-/* Bytes of one block; head_dim is a multiple of 16, of 32 for quantized kinds. */
+/* Bytes of one block; head_dim is a multiple of 16 up to MAX_HEAD_DIM, of 32 for quantized kinds. */
 size_t kv_key_bytes(enum kv_kind k, int head_dim);
 size_t kv_value_bytes(enum kv_kind k, int head_dim);
 /* Bytes of 32 dimensions of a block's values, quantized kinds. */
@@ -31,5 +32,9 @@ size_t kv_group_bytes(enum kv_kind k);
 /* Quantized kinds: position j (0..127) of a block gets codes q[head_dim] and scales d[head_dim / 32], as simd's kv_encode makes them. */
 void kv_put_key(enum kv_kind k, uint8_t *keys, int head_dim, int j, const int8_t *q, const uint16_t *d);
 void kv_put_value(enum kv_kind k, uint8_t *values, int head_dim, int j, const int8_t *q, const uint16_t *d);
+
+/* Positions from `from` on of a block become zero bytes. */
+void kv_clear_keys(enum kv_kind k, uint8_t *keys, int head_dim, int from);
+void kv_clear_values(enum kv_kind k, uint8_t *values, int head_dim, int from);
 
 #endif

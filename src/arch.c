@@ -2,6 +2,7 @@
 /* Architectures: which keys a file must have, what they mean, and the few fields in which the families differ.  The only file that
  * knows architectures by name.  A key that would change the result and is not understood here is refused. */
 #include "model.h"
+#include "simd/kv.h"
 
 #include <math.h>
 #include <stdio.h>
@@ -156,9 +157,9 @@ static int read_attention(struct reader *r, struct hparams *hp, const struct arc
     if (value_len != hp->head_dim)
         return fail(r->err, QN_E_UNSUPPORTED, "%s: attention.key_length is %d but attention.value_length %d",
                     r->g->path, hp->head_dim, value_len);
-    if (hp->head_dim % 16 || hp->head_dim > 512)
-        return fail(r->err, QN_E_UNSUPPORTED, "%s: attention head size %d is not a multiple of 16 up to 512",
-                    r->g->path, hp->head_dim);
+    if (hp->head_dim % 16 || hp->head_dim > MAX_HEAD_DIM)
+        return fail(r->err, QN_E_UNSUPPORTED, "%s: attention head size %d is not a multiple of 16 up to %d", r->g->path,
+                    hp->head_dim, MAX_HEAD_DIM);
     if (hp->n_head % hp->n_head_kv)
         return fail(r->err, QN_E_FORMAT, "%s: attention.head_count %d is not a multiple of head_count_kv %d",
                     r->g->path, hp->n_head, hp->n_head_kv);

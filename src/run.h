@@ -158,6 +158,8 @@ int state_open(struct qn_engine *e, struct qn_error *err);
 void state_close(struct qn_engine *e); /* idempotent */
 /* Gives s the pages that n more tokens are written to, none of which anybody else reads there. */
 void state_admit(struct qn_seq *s, int n);
+/* Page b of s, [page_bytes]; nothing of what its piece held before is left behind the end of s. */
+void state_read_page(const struct qn_seq *s, int b, uint8_t *out);
 /* All pages but the first n. */
 void state_drop_pages(struct qn_seq *s, int n);
 /* Keys and values of block b of KV head h in attention layer i. */

@@ -170,18 +170,23 @@ int qn_seq_save(const qn_seq *s, const char *path, const void *note, size_t n_no
     struct session_head h = head_for(e, (uint64_t)s->n, before, n_note);
     struct parts p = {.n_states = n_states(h.before), .n_pages = s->n_pages};
     p.at = calloc((size_t)(p.n_states + p.n_pages), sizeof *p.at);
-    uint8_t *tables = NULL;
-    if (p.at) {
+    uint8_t *tables = NULL, *last = malloc(e->page_bytes + 1);
+    if (p.at && last) {
         memcpy(p.at, states, (size_t)(p.n_states - 1) * sizeof *states);
         p.at[p.n_states - 1] = (const uint8_t *)s->state;
         for (int b = 0; b < s->n_pages; b++)
             p.at[p.n_states + b] = slab_at(&e->pages, s->page[b]);
+        if (s->n_pages > 0) {
+            state_read_page(s, s->n_pages - 1, last);
+            p.at[p.n_states + s->n_pages - 1] = last;
+        }
         tables = make_tables(&h, s, &p, note);
     }
     int code = tables ? write_all(s, path, &h, tables, &p, err)
                       : fail(err, QN_E_MEMORY, "%s: no memory for the tables of a session", path);
     free(p.at);
     free(tables);
+    free(last);
     return code;
 }
 

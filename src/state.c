@@ -102,6 +102,17 @@ void state_admit(struct qn_seq *s, int n)
         e->fill[s->page[b]] = (uint8_t)(end - b * ATTN_BLOCK < ATTN_BLOCK ? end - b * ATTN_BLOCK : ATTN_BLOCK);
 }
 
+void state_read_page(const struct qn_seq *s, int b, uint8_t *out)
+{
+    const struct qn_engine *e = s->engine;
+    const int end = s->n - b * ATTN_BLOCK, dim = e->model.hp.head_dim;
+    memcpy(out, slab_at(&e->pages, s->page[b]), e->page_bytes);
+    for (size_t at = 0; end < ATTN_BLOCK && at < e->page_bytes; at += e->kv_block_bytes) {
+        kv_clear_keys(e->k_kind, out + at, dim, end);
+        kv_clear_values(e->v_kind, out + at + kv_key_bytes(e->k_kind, dim), dim, end);
+    }
+}
+
 void state_drop_pages(struct qn_seq *s, int n)
 {
     while (s->n_pages > n)

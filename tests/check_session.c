@@ -97,7 +97,39 @@ static void test_round_trip(void **state)
         for (int i = 0; i < (m ? 1 : test_quick() ? 2 : 6); i++) {
             round_trip(hash_model_file(models[m], "Q8_0"), QN_KV_F16, lengths[i]);
             round_trip(hash_model_file(models[m], "Q8_0"), QN_KV_F32, lengths[i]);
+            round_trip(hash_model_file(models[m], "Q8_0"), QN_KV_Q8_0, lengths[i]);
         }
+}
+
+/* A file is made of its sequence alone: nothing shows of what was in its pages before, whatever the type of keys and values. */
+static void test_nothing_else(void **state)
+{
+    (void)state;
+    const char *path[2] = {test_tmp("first"), test_tmp("second")};
+    int32_t ids[N_CTX];
+    make_ids(N_CTX, ids);
+    for (int kv = QN_KV_F16; kv <= QN_KV_IQ4_NL; kv++) {
+        struct qn_options o = options(hash_model_file("qwen35", "Q8_0"), (enum qn_kv_type)kv);
+        struct qn_error err;
+        char *bytes[2];
+        size_t n[2];
+        qn_engine *e = eval_open(&o);
+        qn_seq *s = eval_seq(e);
+        for (int i = 0; i < 2; i++) {
+            append(s, ids, 150, NULL);
+            assert_int_equal(qn_seq_save(s, path[i], NULL, 0, &err), 0);
+            bytes[i] = test_read(path[i], &n[i]);
+            qn_seq_clear(s);
+            append(s, ids + 9, 300, NULL);
+            qn_seq_clear(s);
+        }
+        assert_int_equal(n[0], n[1]);
+        assert_memory_equal(bytes[0], bytes[1], n[0]);
+        free(bytes[0]);
+        free(bytes[1]);
+        qn_seq_free(s);
+        qn_close(e);
+    }
 }
 
 /* Snapshots in front of the end come back too: the sequence can be resumed there. */
@@ -342,6 +374,7 @@ int main(int argc, char **argv)
         return child_main(argv[2], argv[3]);
     const struct CMUnitTest tests[] = {
         {"session/round_trip", test_round_trip, NULL, NULL, NULL},
+        {"session/nothing_else", test_nothing_else, NULL, NULL, NULL},
         {"session/damage", test_damage, NULL, NULL, NULL},
         {"session/others", test_others, NULL, NULL, NULL},
         {"session/full_disk", test_full_disk, NULL, NULL, NULL},

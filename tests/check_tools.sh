@@ -111,6 +111,20 @@ is "a full disk is an error" $? 1
 check "that is said" grep -q 'the session was not saved' "$tmp/err"
 check "and the old session is there" sh -c "printf '/exit\n' | '$quern' chat -m '$demo' --session '$tmp/good.session' 2>&1 | grep -q 'good.session: 6 messages'"
 
+# a text that goes on
+goes() { q run -m "$demo" --temp 0 --session "$tmp/text.session" "$@"; }
+q run -m "$demo" --temp 0 -p 'The dog went to the' -n 24 >"$tmp/all"
+goes -p 'The dog went to the' -n 9 >"$tmp/part"
+goes -n 15 >>"$tmp/part"
+is "a text goes on" "$(cat "$tmp/part")" "$(cat "$tmp/all")"
+check "without being read again" grep -q 'text.session: [1-9][0-9]* tokens kept, 15 read' "$tmp/err"
+goes -p 'The dog went to the' -n 24 >"$tmp/again"
+is "the same prompt is known" "$(cat "$tmp/again")" "$(cat "$tmp/all")"
+refuses 1 "a session of another command" run -m "$demo" --session "$tmp/good.session"
+refuses 1 "not a JSON array" chat -m "$demo" --session "$tmp/text.session"
+refuses 1 "nothing to go on with" run -m "$demo" --session "$tmp/none.session"
+refuses 2 "one of -p TEXT and -f FILE" run -m "$demo"
+
 # what was computed before is kept, in front of an answer whose thinking the template forgets, and the answers are the same
 turns() {
     printf '%s\n' 'Tell me a long story about a red dog who goes to the sea and comes home again with a fish.' /stats \

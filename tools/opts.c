@@ -50,6 +50,8 @@ const struct opt opt_table[] = {
         "The text to continue, byte for byte."},
     {"file", "-f", OPT_TEXT, GROUP_OWN, B(RUN), AT(file), 0, 0, NULL, "FILE", NULL,
         "Read the text to continue from a file; a single dash is standard input."},
+    {"session", "", OPT_TEXT, GROUP_OWN, B(RUN), AT(session), 0, 0, NULL, "FILE", NULL,
+        "Begin with what is in this file, if it is there: of the prompt only what is new is read; without a prompt its text goes on. Keep prompt and continuation there at the end."},
     {"display-prompt", "--echo", OPT_FLAG, GROUP_OWN, B(RUN), AT(echo), 0, 0, NULL, NULL, NULL,
         "Print the prompt in front of its continuation."},
 

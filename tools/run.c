@@ -1,11 +1,16 @@
 /* SPDX-License-Identifier: MIT */
-/* quern run: plain continuation of a text. */
+/* quern run: plain continuation of a text.
+ *
+ * A session's file has the text so far, and as its note which token comes next, where one was picked and not read yet:
+ * {"next": [id]} or {"next": []}. */
 #include "gen.h"
 #include "setup.h"
 #include "term.h"
 
+#include <errno.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 struct run {
     struct opts *o;
@@ -13,6 +18,7 @@ struct run {
     qn_seq *seq;
     float *logits; /* [n_vocab] */
     struct qn_model_info info;
+    int32_t next; /* printed, but not read yet; -1: none */
 };
 
 /* Prints the continuation; false when it could not go on, with the reason in err. */
@@ -47,6 +53,7 @@ static bool generate(struct run *r, qn_sampler *sampler, int *n_written, struct 
     if (full)
         say("stopped: the context of %d positions is full (-c N makes it larger)", r->info.n_ctx);
     *n_written = g.n;
+    r->next = !rc && g.n && g.finish != FINISH_STOP ? g.id : -1;
     text_free(&piece);
     gen_free(&g);
     return !rc;
@@ -78,12 +85,52 @@ static int32_t *read_prompt(struct run *r, struct text *text, int *n)
     return ids;
 }
 
+/* ---- sessions */
+
+/* All ids of the session's text, malloc; NULL when its file is not there. */
+static int32_t *load_session(struct run *r, int *n)
+{
+    struct qn_error err;
+    char *note, why[256];
+    size_t n_note;
+    if (access(r->o->session, F_OK) && errno == ENOENT)
+        return NULL;
+    if (qn_seq_load(r->seq, r->o->session, &note, &n_note, &err))
+        die("%s", err.text);
+    json_t *j = json_parse(note, n_note, why, sizeof why), *next = json_object_get(j, "next"),
+           *id = json_array_get(next, 0);
+    if (!json_is_array(next) || json_array_size(next) > 1 || (id && !json_is_integer(id)))
+        die("%s: a session of another command", r->o->session);
+    if (id && (json_integer_value(id) < 0 || json_integer_value(id) >= r->info.n_vocab))
+        die("%s: token id %lld is not in the vocabulary", r->o->session, json_integer_value(id));
+    *n = qn_seq_len(r->seq);
+    int32_t *ids = xmalloc((size_t)(*n + 1) * sizeof *ids);
+    memcpy(ids, qn_seq_ids(r->seq), (size_t)*n * sizeof *ids);
+    if (id)
+        ids[(*n)++] = (int32_t)json_integer_value(id);
+    json_decref(j);
+    free(note);
+    return ids;
+}
+
+static void save_session(struct run *r)
+{
+    char note[64];
+    struct qn_error err;
+    if (r->next < 0)
+        snprintf(note, sizeof note, "{\"next\": []}");
+    else
+        snprintf(note, sizeof note, "{\"next\": [%d]}", (int)r->next);
+    if (qn_seq_save(r->seq, r->o->session, note, strlen(note), &err))
+        die("%s; the session was not saved", err.text);
+}
+
 int cmd_run(struct opts *o)
 {
-    if (!o->prompt == !o->file)
-        usage("run: one of -p TEXT and -f FILE is needed");
+    if ((o->prompt && o->file) || (!o->prompt && !o->file && !o->session))
+        usage("run: one of -p TEXT and -f FILE is needed, or --session FILE");
     setup_seed(o);
-    struct run r = {.o = o};
+    struct run r = {.o = o, .next = -1};
     struct qn_error err;
     r.e = setup_open(o, (struct setup_size){.n_seq = 1, .n_ctx = o->n_ctx, .n_threads = -1});
     qn_model_info(r.e, &r.info);
@@ -97,9 +144,19 @@ int cmd_run(struct opts *o)
     const char *source = setup_sampling(&sampling, o, r.e, false, &bias);
     if (qn_sampler_new(&sampler, r.e, &sampling, &err))
         die("%s", err.text);
-    int n, n_written = 0;
+    int n = 0, n_written = 0;
     struct text prompt = {0};
-    int32_t *ids = read_prompt(&r, &prompt, &n);
+    struct marks marks = {0};
+    int32_t *ids = o->session ? load_session(&r, &n) : NULL;
+    if (o->prompt || o->file) {
+        free(ids);
+        ids = read_prompt(&r, &prompt, &n);
+    }
+    if (!n)
+        die("%s: nothing to go on with, and there is no prompt", o->session);
+    int kept = o->session ? qn_seq_resume(r.seq, ids, n, NULL) : 0;
+    if (o->session) /* the same prompt again begins here */
+        marks_add(&marks, kept, n - 1);
     say("%s, %d threads, %s; sampling: %s; seed %llu", r.info.description, r.info.n_threads, r.info.isa, source,
         (unsigned long long)o->seed);
     for (int i = 0; i < n; i++)
@@ -110,15 +167,20 @@ int cmd_run(struct opts *o)
     out_flush();
     interrupt_catch(true);
     double t0 = now_s();
-    int rc = gen_prefill(r.e, r.seq, ids, 0, n, &(struct marks){0}, o->n_batch, r.logits, &err);
+    int rc = gen_prefill(r.e, r.seq, ids, kept, n, &marks, o->n_batch, r.logits, &err);
     double t1 = now_s();
     bool good = rc > 0 || (!rc && generate(&r, sampler, &n_written, &err));
     double t2 = now_s();
     if (!good)
         die("%s", err.text);
-    if (term_err())
-        say("%d tokens read, %.1f/s; %d written, %.1f/s", n, n / (t1 - t0), n_written, n_written / (t2 - t1));
     bool stopped = interrupted();
+    if (o->session) {
+        save_session(&r);
+        say("%s: %d tokens kept, %d read", o->session, kept, qn_seq_len(r.seq) - kept);
+    }
+    if (term_err())
+        say("%d tokens read, %.1f/s; %d written, %.1f/s", n - kept, (n - kept) / (t1 - t0), n_written,
+            n_written / (t2 - t1));
     qn_sampler_free(sampler);
     qn_seq_free(r.seq);
     qn_close(r.e);

@@ -83,7 +83,7 @@ static char *cache_folder(void)
 /* Only what comes back to earlier prompts has a prefix store. */
 static size_t cache_bytes(const struct opts *o)
 {
-    if (o->cmd != CMD_CHAT && o->cmd != CMD_BATCH)
+    if (o->cmd != CMD_CHAT && o->cmd != CMD_BATCH && !(o->cmd == CMD_RUN && o->session))
         return 0;
     return GIVEN(o, cache_ram) ? (size_t)o->cache_ram << 20 : QN_CACHE_AUTO;
 }
