@@ -149,13 +149,15 @@ QN_API int qn_seq_resume(qn_seq *s, const int32_t *ids, int n, struct qn_kept *o
 /* Takes s back to its first n tokens, or to the last place in front of them that it can be resumed at; returns its length. */
 QN_API int qn_seq_rewind(qn_seq *s, int n);
 
-/* A session: the sequence in a file, with the last snapshots in front of its end and a note of the caller's, any n_note bytes.  The file (mode 0600) is there complete or not at
- * all, and until it is, one that had the name stays.  It can be loaded by an engine with the same model, KV types and rope settings
- * and enough context, and continues with the same bits; n_seq, threads and the rest may differ. */
+/* A session: the sequence in a file, with the last snapshots in front of its end and a note of the caller's, any n_note bytes.  The
+ * file (mode 0600) is there complete or not at all, and until it is, one that had the name stays.  It can be loaded by an engine with
+ * the same model, KV types and rope settings and enough context, and continues with the same bits; n_seq, threads and the rest may
+ * differ. */
 QN_API int qn_seq_save(const qn_seq *s, const char *path, const void *note, size_t n_note, struct qn_error *err);
-/* What s held is dropped, and the snapshots go to the prefix store.  *note, unless note is NULL, is malloc [n_note + 1] with a NUL behind it, the caller's.  On error s is
- * empty: QN_E_IO, QN_E_FORMAT for what is no session or is damaged in any byte, QN_E_UNSUPPORTED for another version of the format or
- * of the arithmetic, QN_E_ARGUMENT for another model or other settings, QN_E_NOSPACE when the context is too small. */
+/* What s held is dropped, and the snapshots go to the prefix store.  *note, unless note is NULL, is malloc [n_note + 1] with a NUL
+ * behind it, the caller's.  On error s is empty: QN_E_IO, QN_E_FORMAT for what is no session or is damaged in any byte,
+ * QN_E_UNSUPPORTED for another version of the format or of the arithmetic, QN_E_ARGUMENT for another model or other settings,
+ * QN_E_NOSPACE when the context is too small. */
 QN_API int qn_seq_load(qn_seq *s, const char *path, char **note, size_t *n_note, struct qn_error *err);
 
 struct qn_cache_info {

@@ -125,6 +125,20 @@ refuses 1 "not a JSON array" chat -m "$demo" --session "$tmp/text.session"
 refuses 1 "nothing to go on with" run -m "$demo" --session "$tmp/none.session"
 refuses 2 "one of -p TEXT and -f FILE" run -m "$demo"
 
+# an answer whose text the tokenizer would cut otherwise is not read again
+cat >"$tmp/chatml.jinja" <<'END'
+{% for m in messages %}<|im_start|>{{ m.role }}
+{{ m.content }}<|im_end|>
+{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant
+{% endif %}
+END
+for seed in 3 5; do
+    printf 'Tell me about a dog.\nAnd a cat?\n/stats\nAnd a cow?\n/stats\n' |
+        q chat -m "$demo" --template-file "$tmp/chatml.jinja" --logit-bias 4091-100 --logit-bias 4092-100 --temp 1.6 --top-k 0 \
+            --top-p 1 --min-p 0 -n 60 --seed $seed --think off >"$tmp/chat"
+    is "an answer's own ids are kept, seed $seed" "$(grep -c '^last prompt .* kept, 1[89] computed$' "$tmp/chat")" 2
+done
+
 # what was computed before is kept, in front of an answer whose thinking the template forgets, and the answers are the same
 turns() {
     printf '%s\n' 'Tell me a long story about a red dog who goes to the sea and comes home again with a fish.' /stats \

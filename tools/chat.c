@@ -3,7 +3,10 @@
  *
  * The conversation is a JSON array of messages.  For each answer it is rendered and tokenized anew, and what the sequence or the
  * prefix store knows of it is not evaluated again.  Snapshots are made in front of the assistant's header, since many templates
- * leave out earlier thinking and so change what comes behind it, and where a prompt parts from what is known. */
+ * leave out earlier thinking and so change what comes behind it, and where a prompt parts from what is known.
+ *
+ * An answer's own ids stand for its text where the template leaves it as it was: the tokenizer might cut it otherwise, and then it would
+ * have to be read again. */
 #include "gen.h"
 #include "line.h"
 #include "setup.h"
@@ -32,6 +35,7 @@ struct chat {
 
     int32_t *past; /* [n_past] ids in the sequence; room for n_ctx */
     int n_past;
+    bool *ends; /* [n_ctx + 1] an answer ended behind so many of them */
     float *logits; /* [n_vocab] */
     struct text answer, thought;
     bool thought_shown;
@@ -91,19 +95,57 @@ static void forget(struct chat *c)
 
 /* ---- the sequence */
 
+/* How many of the past's ids, up to the end of an answer, are the beginning of a text: *at bytes of it. */
+static int known_ids(const struct chat *c, const struct qn_text *t, size_t *at)
+{
+    int known = 0;
+    size_t n, behind = 0;
+    *at = 0;
+    for (int i = 0; i < c->n_past; i++, behind += n) {
+        if (c->ends[i]) {
+            known = i;
+            *at = behind;
+        }
+        const char *bytes = qn_token_bytes(c->e, c->past[i], 1, &n);
+        if (n > t->n - behind || memcmp(t->bytes + behind, bytes, n) != 0)
+            return known;
+        if (qn_token_is_control(c->e, c->past[i]) && memchr(t->special + behind, 0, n))
+            return known; /* the same text, typed by somebody */
+    }
+    if (c->ends[c->n_past]) {
+        known = c->n_past;
+        *at = behind;
+    }
+    return known;
+}
+
+/* The text of a conversation as ids, malloc; NULL with *err filled. */
+static int32_t *text_ids(const struct chat *c, const struct qn_text *t, int *n_ids, struct qn_error *err)
+{
+    size_t at;
+    int32_t *rest;
+    int n_rest, known = known_ids(c, t, &at);
+    if (qn_tokenize(c->e, t->bytes + at, t->n - at, t->special + at, 0, &rest, &n_rest, err))
+        return NULL;
+    int32_t *ids = xmalloc((size_t)(known + n_rest + 1) * sizeof *ids);
+    memcpy(ids, c->past, (size_t)known * sizeof *ids);
+    memcpy(ids + known, rest, (size_t)n_rest * sizeof *ids);
+    free(rest);
+    *n_ids = known + n_rest;
+    return ids;
+}
+
 /* The conversation as ids; NULL with *err filled. */
 static int32_t *render(struct chat *c, bool prompt, int *n_ids, bool *inside, struct qn_error *err)
 {
     struct qn_text text;
-    int32_t *ids = NULL;
     char *messages = json_dump(c->messages);
     struct qn_render_args a = {.messages = messages, .kwargs = c->kwargs, .add_generation_prompt = prompt};
     int rc = qn_render(c->e, &a, &text, err);
     free(messages);
     if (rc)
         return NULL;
-    if (qn_tokenize(c->e, text.bytes, text.n, text.special, 0, &ids, n_ids, err))
-        ids = NULL;
+    int32_t *ids = text_ids(c, &text, n_ids, err);
     size_t end = text.n;
     while (end && strchr(" \n\r\t", text.bytes[end - 1]))
         end--;
@@ -147,6 +189,7 @@ static int advance(struct chat *c, const int32_t *ids, int n, int header, struct
     c->read_s = now_s() - start;
     c->n_past = qn_seq_len(c->seq);
     memcpy(c->past, ids, (size_t)c->n_past * sizeof *ids);
+    memset(c->ends + same + 1, 0, (size_t)(c->info.n_ctx - same) * sizeof *c->ends);
     c->last_read = c->n_past - from;
     c->n_read += c->last_read;
     return rc;
@@ -215,6 +258,7 @@ static enum finish generate(struct chat *c, bool inside, struct qn_error *err)
         }
     }
     think_end(&t, on_piece, c);
+    c->ends[c->n_past] = true;
     out_printf("%s\n", c->thought_shown ? term_plain() : "");
     out_flush();
     c->write_s = now_s() - start;
@@ -552,6 +596,7 @@ static void load_session(struct chat *c)
     c->messages = messages;
     c->n_past = qn_seq_len(c->seq);
     memcpy(c->past, qn_seq_ids(c->seq), (size_t)c->n_past * sizeof *c->past);
+    c->ends[c->n_past] = true;
     say("%s: %zu messages, %d tokens", c->o->session, json_array_size(messages), c->n_past);
 }
 
@@ -676,6 +721,8 @@ int cmd_chat(struct opts *o)
     if (qn_seq_new(&c.seq, c.e, &err))
         die("%s", err.text);
     c.past = xmalloc((size_t)c.info.n_ctx * sizeof *c.past);
+    c.ends = xmalloc(((size_t)c.info.n_ctx + 1) * sizeof *c.ends);
+    memset(c.ends, 0, ((size_t)c.info.n_ctx + 1) * sizeof *c.ends);
     c.logits = xmalloc((size_t)c.info.n_vocab * sizeof *c.logits);
     if (o->session)
         load_session(&c);
@@ -700,6 +747,7 @@ int cmd_chat(struct opts *o)
     free(c.kwargs);
     free(c.bias);
     free(c.past);
+    free(c.ends);
     free(c.logits);
     text_free(&c.answer);
     text_free(&c.thought);
