@@ -174,7 +174,9 @@ int cmd_run(struct opts *o)
     if (!good)
         die("%s", err.text);
     bool stopped = interrupted();
-    if (o->session) {
+    if (o->session && rc > 0) {
+        say("%s: left as it was, the prompt was not read to its end", o->session);
+    } else if (o->session) {
         save_session(&r);
         say("%s: %d tokens kept, %d read", o->session, kept, qn_seq_len(r.seq) - kept);
     }
