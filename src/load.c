@@ -27,6 +27,7 @@ static int cancelled(const struct loading *l, struct qn_error *err)
 struct packing {
     const struct model *m;
     const struct qn_options *o;
+    struct content_sums *sums; /* or NULL */
     int64_t total; /* bytes to pack */
     atomic_bool cancelled;
 };
@@ -34,12 +35,14 @@ struct packing {
 enum { PACK_BYTES = 4 << 20 }; /* of source that a worker packs before its file pages are let go */
 
 /* Packs tiles [first, last) of a job and lets go of the file's pages, so that never both copies are resident. */
-static void pack_piece(const struct pack_job *j, int64_t first, int64_t last)
+static void pack_piece(const struct packing *p, const struct pack_job *j, int64_t first, int64_t last)
 {
-    for (int64_t t = first; t < last; t++)
-        model_pack_tile(j, t);
     size_t bytes;
     const uint8_t *src = model_job_source(j, first, last, &bytes);
+    if (src && p->sums)
+        content_sums_read(p->sums, src, bytes);
+    for (int64_t t = first; t < last; t++)
+        model_pack_tile(j, t);
     if (src)
         mem_discard((void *)(uintptr_t)src, bytes);
 }
@@ -59,7 +62,7 @@ static void pack_worker(struct worker *w, void *arg)
             int64_t run = model_job_run(j, t);
             end = t + (run < most ? run : most);
             end = end < last ? end : last;
-            pack_piece(j, t, end);
+            pack_piece(p, j, t, end);
             done += (end - t) * tile_bytes;
             if (w->id == 0 && report(p->o, "loading", (double)done * w->n / (double)p->total))
                 atomic_store_explicit(&p->cancelled, true, memory_order_relaxed);
@@ -77,7 +80,7 @@ static void place_slices(const struct qn_engine *e)
 
 static int pack_all(struct loading *l, struct qn_error *err)
 {
-    struct packing p = {.m = &l->e->model, .o = l->o};
+    struct packing p = {.m = &l->e->model, .o = l->o, .sums = l->sums};
     for (size_t i = 0; i < model_n_jobs(p.m); i++)
         p.total += model_job_tiles(model_job(p.m, i)) * (int64_t)model_job(p.m, i)->row_bytes * TILE_ROWS;
     atomic_init(&p.cancelled, false);
@@ -150,7 +153,7 @@ static int begin_cache(struct loading *l, struct qn_error *err)
 {
     const struct model *m = &l->e->model;
     l->wanted = (struct pack_wanted){.gguf = l->e->gguf, .plan = model_plan(m), .data_bytes = m->packed_used};
-    content_key(l->e->gguf, l->wanted.key);
+    content_sample(l->e->gguf, l->wanted.key);
     if (cache_path(l, err))
         return err->code;
     int code = find_cache(l, err);
@@ -163,23 +166,45 @@ static int begin_cache(struct loading *l, struct qn_error *err)
     return 0;
 }
 
-int load_begin(struct loading *l, struct qn_engine *e, const struct qn_options *o, struct qn_error *err)
+/* The model's key without reading the weights, if that is possible. */
+static void find_key(struct loading *l)
 {
-    struct model *m = &e->model;
-    *l = (struct loading){.e = e, .o = o, .cache.fd = -1, .fresh.fd = -1};
-    int n_ways = (o->pack_cache != NULL) + (o->pack_cache_dir != NULL) + (o->hugepages != 0);
-    if (n_ways > 1)
-        return fail(err, QN_E_ARGUMENT,
-                    "only one of a pack cache, a folder of them and explicit huge pages is possible");
-    if (n_ways == 0 || m->packed_used == 0)
-        return 0;
-    if (!o->hugepages)
-        return begin_cache(l, err);
+    struct qn_engine *e = l->e;
+    struct qn_error why;
+    l->hash_dir = l->o->hash_model ? l->o->hash_dir : NULL;
+    if (l->cache.fd >= 0) {
+        content_key(e->gguf, l->cache.tensors, e->key);
+        e->key_known = true;
+    } else if (l->hash_dir && folder_private(l->hash_dir, &why)) {
+        log_line(&e->log, QN_LOG_WARN, "%s; the model's hash is not noted", why.text);
+        l->hash_dir = NULL;
+    } else if (l->hash_dir) {
+        e->key_known = content_key_find(l->hash_dir, e->gguf, e->key);
+    }
+}
+
+static int use_hugepages(struct loading *l, struct qn_error *err)
+{
+    const struct model *m = &l->e->model;
     l->elsewhere = true;
     for (int i = 0; i < m->n_slices; i++)
         if (mem_use_huge(m->packed + (size_t)i * m->slice_bytes, m->packed_used, err))
             return err->code;
     return 0;
+}
+
+int load_begin(struct loading *l, struct qn_engine *e, const struct qn_options *o, struct qn_error *err)
+{
+    *l = (struct loading){.e = e, .o = o, .cache.fd = -1, .fresh.fd = -1};
+    int n_ways = (o->pack_cache != NULL) + (o->pack_cache_dir != NULL) + (o->hugepages != 0), code = 0;
+    if (n_ways > 1)
+        return fail(err, QN_E_ARGUMENT,
+                    "only one of a pack cache, a folder of them and explicit huge pages is possible");
+    if (n_ways && e->model.packed_used)
+        code = o->hugepages ? use_hugepages(l, err) : begin_cache(l, err);
+    if (!code)
+        find_key(l);
+    return code;
 }
 
 /* ---- loading */
@@ -234,13 +259,36 @@ static int flush(struct loading *l, struct qn_error *err)
     return 0;
 }
 
+static void know_key(struct qn_engine *e, const uint64_t *tensors)
+{
+    content_key(e->gguf, tensors, e->key);
+    e->key_known = true;
+}
+
+/* Packs, and hashes the tensors on the way. */
+static int pack_and_hash(struct loading *l, uint64_t *tensors, struct qn_error *err)
+{
+    struct qn_engine *e = l->e;
+    struct content_sums sums;
+    if (content_sums_open(&sums, e->gguf, err))
+        return err->code;
+    l->sums = &sums;
+    int code = pack_all(l, err);
+    l->sums = NULL;
+    if (!code)
+        code = content_sums_end(&sums, e->pool, n_workers(e), tensors, err);
+    if (!code)
+        know_key(e, tensors);
+    content_sums_close(&sums);
+    return code;
+}
+
 static int pack_into_cache(struct loading *l, uint64_t *tensors, struct piece *pieces, struct qn_error *err)
 {
     struct qn_engine *e = l->e;
     uint8_t *data = e->model.packed;
     size_t bytes = e->model.packed_used;
-    if (mem_use_file(data, bytes, l->fresh.fd, l->fresh_at, true, err) ||
-        content_hash_tensors(e->gguf, e->pool, n_workers(e), tensors, err) || pack_all(l, err))
+    if (mem_use_file(data, bytes, l->fresh.fd, l->fresh_at, true, err) || pack_and_hash(l, tensors, err))
         return err->code;
     content_cut(data, bytes, pieces);
     content_hash_pieces(e->pool, n_workers(e), pieces, content_n_pieces(bytes), false);
@@ -263,10 +311,41 @@ static int write_cache(struct loading *l, struct qn_error *err)
     return code;
 }
 
+/* Packs; the model's key is there afterwards. */
+static int pack_and_know(struct loading *l, struct qn_error *err)
+{
+    uint64_t *tensors = calloc(l->e->gguf->n_tensors + 1, sizeof *tensors);
+    int code = tensors ? pack_and_hash(l, tensors, err)
+                       : fail(err, QN_E_MEMORY, "%s: no memory for checksums", l->e->gguf->path);
+    free(tensors);
+    return code;
+}
+
 int load_weights(struct loading *l, struct qn_error *err)
 {
-    int code = l->cache.fd >= 0 ? map_cache(l, err) : l->fresh.fd >= 0 ? write_cache(l, err) : pack_all(l, err);
-    model_pack_done(&l->e->model);
+    struct qn_engine *e = l->e;
+    bool hash = l->o->hash_model && !e->key_known, note = hash && l->hash_dir;
+    struct qn_error why;
+    int code = l->cache.fd >= 0   ? map_cache(l, err)
+               : l->fresh.fd >= 0 ? write_cache(l, err)
+               : hash             ? pack_and_know(l, err)
+                                  : pack_all(l, err);
+    if (!code && note && content_key_note(l->hash_dir, e->gguf, e->key, &why))
+        log_line(&e->log, QN_LOG_WARN, "%s; the model's hash was not noted", why.text);
+    model_pack_done(&e->model);
+    return code;
+}
+
+int load_key(struct qn_engine *e, struct qn_error *err)
+{
+    if (e->key_known)
+        return 0;
+    uint64_t *tensors = calloc(e->gguf->n_tensors + 1, sizeof *tensors);
+    int code = tensors ? content_hash_tensors(e->gguf, e->pool, n_workers(e), tensors, err)
+                       : fail(err, QN_E_MEMORY, "%s: no memory for checksums", e->gguf->path);
+    if (!code)
+        know_key(e, tensors);
+    free(tensors);
     return code;
 }
 

@@ -17,11 +17,15 @@ struct loading {
     struct packfile cache; /* fits: will be mapped */
     struct file_new fresh; /* or a new one */
     size_t fresh_at; /* where its data goes */
+    const char *hash_dir; /* the model's key is noted there; NULL: nowhere */
+    struct content_sums *sums; /* filled while packing; NULL: nobody wants them */
 };
 
 /* After model_open() and pool_open(): finds out where the weights will come from and lie. */
 int load_begin(struct loading *l, struct qn_engine *e, const struct qn_options *o, struct qn_error *err);
 int load_weights(struct loading *l, struct qn_error *err);
 void load_end(struct loading *l); /* idempotent; what is mapped stays */
+/* Afterwards e->key is content_key() of the open model, all of which is read if nobody wanted it before. */
+int load_key(struct qn_engine *e, struct qn_error *err);
 
 #endif

@@ -25,7 +25,7 @@ struct pack_head {
     uint64_t head_hash; /* XXH3 of them with this field zero */
     uint64_t data_at, data_bytes;
     uint64_t plan; /* what lies where: model_plan() */
-    uint64_t key[2]; /* content_key() of the model */
+    uint64_t key[2]; /* content_sample() of the model */
     uint32_t n_parts, n_tensors;
     uint64_t n_pieces;
 };

@@ -74,6 +74,8 @@ struct qn_options {
     const char *pack_cache; /* the file; refused when it is not this model's; NULL = none */
     const char
         *pack_cache_dir; /* or a folder, where the name follows from the content; rewritten when it does not fit */
+    int hash_model; /* sessions will be saved or loaded: hash the weights while they are read, not at the first session; default 0 */
+    const char *hash_dir; /* folder where the hash is noted until a file changes; NULL = none */
     int hugepages; /* put the weights into explicit huge pages, which the system must have set aside; default 0 */
     const char *isa; /* kernel level; NULL or "auto" = the best this machine has; else c, avx2, avx512, neon, i8mm */
     const char *pre; /* pre-tokenizer, overrides tokenizer.ggml.pre; NULL = the file's */

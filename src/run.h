@@ -128,6 +128,8 @@ struct qn_engine {
     struct model model;
     struct simd_ops ops;
     struct pool *pool;
+    uint64_t key[2]; /* content_key() of the model, after load_key() */
+    bool key_known;
     struct log_sink log;
     int n_threads, n_threads_batch, n_ctx, n_seq, n_ubatch, n_live;
     enum kv_kind k_kind, v_kind;

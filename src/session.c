@@ -2,7 +2,7 @@
 /* Saving and loading a sequence; the format is in session.h.  A file is a stranger's: sizes are compared with what the model has before
  * anything is read through them, and what was read is checked before it is used. */
 #include "session.h"
-#include "content.h"
+#include "load.h"
 #include "run.h"
 #include "store.h"
 
@@ -36,7 +36,7 @@ static uint64_t rope_hash(const struct model *m)
     return XXH3_64bits_withSeed(&m->rope_mscale, sizeof m->rope_mscale, h);
 }
 
-/* The head of a session with this many tokens, those snapshots and bytes of note; its hash is not there yet. */
+/* The head of a session with this many tokens, those snapshots and bytes of note, after load_key(); its hash is not there yet. */
 static struct session_head head_for(const struct qn_engine *e, uint64_t n_ids, const uint64_t *before,
                                     uint64_t note_bytes)
 {
@@ -54,7 +54,7 @@ static struct session_head head_for(const struct qn_engine *e, uint64_t n_ids, c
     };
     memcpy(h.before, before, sizeof h.before);
     memcpy(h.magic, magic, sizeof magic);
-    content_key(e->gguf, h.model);
+    memcpy(h.model, e->key, sizeof h.model);
     uint64_t tables = sizeof h + n_ids * sizeof(int32_t) + h.n_pieces * sizeof(uint64_t) + note_bytes;
     h.data_at = (tables + DATA_ALIGN - 1) / DATA_ALIGN * DATA_ALIGN;
     return h;
@@ -166,6 +166,8 @@ int qn_seq_save(const qn_seq *s, const char *path, const void *note, size_t n_no
     struct qn_engine *e = s->engine;
     const uint8_t *states[SESSION_BEFORE];
     uint64_t before[SESSION_BEFORE];
+    if (load_key(e, err))
+        return err->code;
     find_before(s, before, states);
     struct session_head h = head_for(e, (uint64_t)s->n, before, n_note);
     struct parts p = {.n_states = n_states(h.before), .n_pages = s->n_pages};
@@ -193,7 +195,7 @@ int qn_seq_save(const qn_seq *s, const char *path, const void *note, size_t n_no
 /* ---- loading */
 
 /* Head and tables belong together, hold what was written, and are for this engine. */
-static int check_head(const struct qn_engine *e, const struct file_map *m, const char *path, struct session_head *h,
+static int check_head(struct qn_engine *e, const struct file_map *m, const char *path, struct session_head *h,
                       struct qn_error *err)
 {
     if (m->size < sizeof *h || memcmp(m->data, magic, sizeof magic) != 0)
@@ -206,6 +208,8 @@ static int check_head(const struct qn_engine *e, const struct file_map *m, const
         return fail(err, QN_E_FORMAT, "%s: damaged: a note of %llu bytes in a file of %zu", path,
                     (unsigned long long)h->note_bytes, m->size);
     uint64_t n_ctx = (uint64_t)e->n_ctx;
+    if (load_key(e, err))
+        return err->code;
     struct session_head want = head_for(e, h->n_ids < n_ctx ? h->n_ids : n_ctx, h->before, h->note_bytes);
     if (h->model[0] != want.model[0] || h->model[1] != want.model[1])
         return fail(err, QN_E_ARGUMENT, "%s: a session with another model than %s", path, e->gguf->path);

@@ -16,7 +16,7 @@
 
 #include <stdint.h>
 
-enum { SESSION_VERSION = 1, SESSION_BEFORE = 3 /* most snapshots */ };
+enum { SESSION_VERSION = 2, SESSION_BEFORE = 3 /* most snapshots */ };
 
 struct session_head {
     char magic[8]; /* "QUERNSES" */

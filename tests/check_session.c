@@ -3,9 +3,12 @@
  * process that is killed, or a full disk, leaves the old file or the new one. */
 #include "eval.h"
 #include "hashmodel.h"
+#include "src/load.h"
 #include "src/run.h"
 #include "testing.h"
 
+#include <dirent.h>
+#include <fcntl.h>
 #include <setjmp.h>
 #include <signal.h>
 #include <stdarg.h>
@@ -18,6 +21,7 @@
 #include <unistd.h>
 
 #include <cmocka.h>
+#include <xxhash.h>
 
 #include "src/session.h"
 
@@ -313,6 +317,210 @@ static void test_full_disk(void **state)
     end_one(&x);
 }
 
+/* ---- the model's key */
+
+struct how {
+    const char *name;
+    int hash_model, n_threads;
+    const char *dir, *pack;
+};
+
+static void get_key(const char *file, const struct how *how, uint64_t key[2])
+{
+    struct qn_options o = eval_options(file, 16);
+    struct qn_error err;
+    o.hash_model = how->hash_model;
+    o.n_threads = how->n_threads;
+    o.hash_dir = how->dir;
+    o.pack_cache = how->pack;
+    qn_engine *e = eval_open(&o);
+    if (e->key_known != (how->hash_model || how->pack))
+        fail_msg("%s: the key is %s at the start", how->name, e->key_known ? "known" : "not known");
+    assert_int_equal(load_key(e, &err), 0);
+    memcpy(key, e->key, sizeof e->key);
+    qn_close(e);
+}
+
+/* However it is come by, it is the same. */
+static void test_key(void **state)
+{
+    (void)state;
+    static const char *const models[][2] = {{"qwen35moe", "Q4_K"}, {"qwen3next", "Q8_0"}, {"llama", "f32"}};
+    const char *dir = test_tmp("keys");
+    assert_int_equal(mkdir(dir, 0700), 0);
+    for (int m = 0; m < 3; m++) {
+        const char *file = hash_model_file(models[m][0], models[m][1]), *pack = m < 2 ? test_tmp("model.pack") : NULL;
+        const struct how hows[] = {{.name = "first need", .n_threads = 1},
+                                   {.name = "loading", .hash_model = 1, .n_threads = 3},
+                                   {.name = "noting", .hash_model = 1, .n_threads = 2, .dir = dir},
+                                   {.name = "noted", .hash_model = 1, .n_threads = 2, .dir = dir},
+                                   {.name = "pack cache written", .n_threads = 2, .pack = pack},
+                                   {.name = "pack cache mapped", .n_threads = 2, .pack = pack}};
+        uint64_t want[2], got[2];
+        get_key(file, &hows[0], want);
+        for (int i = 1; i < (pack ? 6 : 4); i++) {
+            get_key(file, &hows[i], got);
+            if (memcmp(got, want, sizeof want) != 0)
+                fail_msg("%s %s, %s: another key", models[m][0], models[m][1], hows[i].name);
+        }
+        if (pack)
+            unlink(pack);
+    }
+}
+
+/* Notes are used, and only for the file that they were made for, as it was then. */
+static void test_key_notes(void **state)
+{
+    (void)state;
+    const char *dir = test_tmp("notes"), *file = test_tmp("noted.gguf");
+    const struct how how = {.name = "notes", .hash_model = 1, .n_threads = 1, .dir = dir};
+    const uint64_t wrong[2] = {1, 2};
+    uint64_t want[2], got[2];
+    struct gguf *g;
+    struct qn_error err;
+    char note[4096];
+    size_t n, n_note;
+    char *bytes = test_read(hash_model_file("qwen35", "Q8_0"), &n);
+    test_write(file, bytes, n);
+    get_key(file, &how, want); /* makes the folder, too */
+    struct stat st;
+    assert_int_equal(stat(dir, &st), 0);
+    assert_int_equal(st.st_mode & 0777, 0700);
+    DIR *d = opendir(dir);
+    for (struct dirent *f; (f = readdir(d));)
+        if (f->d_name[0] != '.')
+            snprintf(note, sizeof note, "%s/%s", dir, f->d_name);
+    closedir(d);
+    assert_int_equal(stat(note, &st), 0);
+    assert_int_equal(st.st_mode & 0777, 0600);
+
+    assert_int_equal(gguf_open(&g, file, false, &err), 0);
+    assert_int_equal(content_key_note(dir, g, wrong, &err), 0);
+    gguf_close(g);
+    get_key(file, &how, got);
+    assert_memory_equal(got, wrong, sizeof got);
+    char *right = test_read(note, &n_note);
+    for (size_t at = 0; at < n_note; at++) { /* damaged: computed anew, and noted */
+        right[at] ^= 4;
+        test_write(note, right, n_note);
+        right[at] ^= 4;
+        get_key(file, &how, got);
+        assert_memory_equal(got, want, sizeof got);
+    }
+    test_write(note, right, n_note - 1);
+    get_key(file, &how, got);
+    assert_memory_equal(got, want, sizeof got);
+    test_write(note, right, n_note);
+    struct timespec times[2] = {{.tv_sec = 1000000000}, {.tv_sec = 1000000000}};
+    assert_int_equal(utimensat(AT_FDCWD, file, times, 0), 0); /* touched */
+    get_key(file, &how, got);
+    assert_memory_equal(got, want, sizeof got);
+    assert_int_equal(gguf_open(&g, file, false, &err), 0);
+    assert_int_equal(content_key_note(dir, g, wrong, &err), 0);
+    gguf_close(g);
+    get_key(file, &how, got);
+    assert_memory_equal(got, wrong, sizeof got);
+    chmod(dir, 0777); /* whoever may write there may write anything */
+    get_key(file, &how, got);
+    assert_memory_equal(got, want, sizeof got);
+    unlink(note);
+    rmdir(dir);
+    free(right);
+    free(bytes);
+}
+
+/* A byte in the middle of a tensor, where no sample is taken. */
+static void test_key_weights(void **state)
+{
+    (void)state;
+    struct saved x = save_one();
+    struct qn_error err;
+    const char *file = test_tmp("changed.gguf");
+    uint64_t sample[2][2];
+    size_t n;
+    char *bytes = test_read(hash_model_file("qwen35", "Q8_0"), &n);
+    struct gguf *g;
+    assert_int_equal(gguf_open(&g, hash_model_file("qwen35", "Q8_0"), false, &err), 0);
+    content_sample(g, sample[0]);
+    const struct gguf_tensor *t = &g->tensors[0];
+    for (size_t i = 0; i < g->n_tensors; i++)
+        t = g->tensors[i].bytes > t->bytes ? &g->tensors[i] : t;
+    bytes[(size_t)(t->data - g->parts[0].data) + t->bytes / 2] ^= 1;
+    gguf_close(g);
+    test_write(file, bytes, n);
+    free(bytes);
+    assert_int_equal(gguf_open(&g, file, false, &err), 0);
+    content_sample(g, sample[1]);
+    gguf_close(g);
+    assert_memory_equal(sample[0], sample[1], sizeof sample[0]);
+    struct qn_options o = options(file, QN_KV_F16);
+    for (int i = 0; i < 2; i++) {
+        o.hash_model = i;
+        struct saved y = {.e = eval_open(&o)};
+        y.s = eval_seq(y.e);
+        refuse(&y, x.path, QN_E_ARGUMENT, "another model", "one byte", (size_t)i);
+        qn_seq_free(y.s);
+        qn_close(y.e);
+    }
+    end_one(&x);
+}
+
+struct reading {
+    struct content_sums *sums;
+    const struct gguf *g;
+};
+
+static void read_anywhere(struct worker *w, void *arg)
+{
+    const struct reading *r = arg;
+    uint64_t at = (uint64_t)w->id;
+    for (int i = 0; i < 20; i++) {
+        at = hash_splitmix64(at);
+        const struct gguf_tensor *t = &r->g->tensors[at % r->g->n_tensors];
+        size_t from = hash_splitmix64(at + 1) % t->bytes;
+        content_sums_read(r->sums, t->data + from, hash_splitmix64(at + 2) % (t->bytes - from + 1));
+    }
+}
+
+/* Tensors of several pieces, read in any order by several workers. */
+static void test_key_pieces(void **state)
+{
+    (void)state;
+    enum { N = 3 };
+    static const size_t sizes[N] = {2 * (size_t)CONTENT_PIECE + 17, CONTENT_PIECE, 5};
+    uint64_t want[N], got[N];
+    struct gguf_tensor t[N] = {{0}};
+    struct gguf g = {.path = (char *)(uintptr_t) "x", .n_tensors = N, .tensors = t};
+    struct qn_error err;
+    struct content_sums sums;
+    struct pool *pool;
+    assert_int_equal(pool_open(&pool, 3, false, NULL, &err), 0);
+    uint8_t *data[N];
+    for (int i = 0; i < N; i++) {
+        t[i].bytes = sizes[i];
+        t[i].data = data[i] = malloc(sizes[i]);
+        for (size_t k = 0; k < sizes[i]; k++)
+            data[i][k] = (uint8_t)(k * 7 + k / 1000);
+    }
+    assert_int_equal(content_sums_open(&sums, &g, &err), 0); /* heap, which must not be let go of */
+    struct reading r = {.sums = &sums, .g = &g};
+    pool_run(pool, 3, read_anywhere, &r);
+    for (int i = 0; i < N; i++)
+        content_sums_read(&sums, t[i].data, t[i].bytes);
+    assert_int_equal(content_sums_end(&sums, pool, 3, got, &err), 0);
+    content_sums_close(&sums);
+    for (int i = 0; i < N; i++) {
+        uint64_t pieces[3];
+        size_t n = 0;
+        for (size_t at = 0; at < sizes[i]; at += CONTENT_PIECE)
+            pieces[n++] = XXH3_64bits(data[i] + at, sizes[i] - at < CONTENT_PIECE ? sizes[i] - at : CONTENT_PIECE);
+        want[i] = XXH3_64bits(pieces, n * sizeof *pieces);
+        free(data[i]);
+    }
+    assert_memory_equal(got, want, sizeof want);
+    pool_close(pool);
+}
+
 /* ---- kills: a child, this program again, saves one sequence after another to the same file */
 
 static int child_main(const char *model, const char *path)
@@ -379,6 +587,10 @@ int main(int argc, char **argv)
         {"session/others", test_others, NULL, NULL, NULL},
         {"session/full_disk", test_full_disk, NULL, NULL, NULL},
         {"session/snapshots", test_snapshots, NULL, NULL, NULL},
+        {"session/key", test_key, NULL, NULL, NULL},
+        {"session/key_notes", test_key_notes, NULL, NULL, NULL},
+        {"session/key_weights", test_key_weights, NULL, NULL, NULL},
+        {"session/key_pieces", test_key_pieces, NULL, NULL, NULL},
         {"session/kills", test_kills, NULL, NULL, NULL},
     };
     if (argc > 1)

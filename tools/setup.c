@@ -66,14 +66,14 @@ static int on_progress(void *cookie, const char *what, double share)
     return 0;
 }
 
-/* Where caches of models lie: malloc. */
+/* Where caches of models lie, malloc; NULL when nothing names a folder. */
 static char *cache_folder(void)
 {
     const char *base = getenv("XDG_CACHE_HOME"), *home = getenv("HOME");
     if (base && base[0] == '/')
         return xprintf("%s/quern", base);
     if (!home || home[0] != '/')
-        die("--pack-cache auto: neither XDG_CACHE_HOME nor HOME names a folder");
+        return NULL;
     char *folder = xprintf("%s/.cache", home);
     mkdir(folder, 0700); /* if that fails, so does what comes next, with a message */
     free(folder);
@@ -116,7 +116,10 @@ qn_engine *setup_open(struct opts *o, struct setup_size size)
     if (template_text && strlen(template_text) != n)
         die("%s: holds a NUL byte", o->template_file);
     bool automatic = o->pack_cache && !strcmp(o->pack_cache, "auto");
-    char *folder = automatic ? cache_folder() : NULL;
+    bool sessions = o->session != NULL;
+    char *folder = automatic || sessions ? cache_folder() : NULL;
+    if (automatic && !folder)
+        die("--pack-cache auto: neither XDG_CACHE_HOME nor HOME names a folder");
     progress_begin(&bar, "loading");
     struct qn_options q = {
         .model = setup_model(o),
@@ -132,7 +135,9 @@ qn_engine *setup_open(struct opts *o, struct setup_size size)
         .delta = o->delta && !strcmp(o->delta, "chunked") ? QN_DELTA_CHUNKED : QN_DELTA_EXACT,
         .no_numa = o->numa && !strcmp(o->numa, "off"),
         .pack_cache = automatic ? NULL : o->pack_cache,
-        .pack_cache_dir = folder,
+        .pack_cache_dir = automatic ? folder : NULL,
+        .hash_model = sessions,
+        .hash_dir = folder,
         .hugepages = o->hugepages,
         .isa = o->isa,
         .pre = o->pre,
