@@ -24,9 +24,9 @@ static struct attn_shape shape_of(const struct hparams *hp)
     return a;
 }
 
-size_t attn_partial_floats(const struct qn_engine *e)
+size_t attn_partial_floats(const struct qn_engine *e, int n_ctx)
 {
-    size_t blocks = ((size_t)e->n_ctx + ATTN_BLOCK - 1) / ATTN_BLOCK, hd = (size_t)e->model.hp.head_dim;
+    size_t blocks = ((size_t)n_ctx + ATTN_BLOCK - 1) / ATTN_BLOCK, hd = (size_t)e->model.hp.head_dim;
     return e->model.n_attn ? FEW_ROWS * blocks * (size_t)e->model.hp.n_head * (hd + 2) : 0;
 }
 

@@ -16,6 +16,8 @@ const char *qn_version(void) { return PACKAGE_VERSION; }
 
 /* ---- opening */
 
+enum { CTX_MOST = 1 << 30 };
+
 static int in_range(const char *what, int v, int min, int max, struct qn_error *err)
 {
     return v < min || v > max ? fail(err, QN_E_ARGUMENT, "%s is %d, allowed are %d to %d", what, v, min, max) : 0;
@@ -25,7 +27,7 @@ static int settings(struct qn_engine *e, const struct qn_options *o, struct qn_e
 {
     if (in_range("the number of threads", o->n_threads, 0, POOL_MAX_WORKERS, err) ||
         in_range("the number of batch threads", o->n_threads_batch, 0, POOL_MAX_WORKERS, err) ||
-        in_range("the context size", o->n_ctx, 0, 1 << 30, err) ||
+        in_range("the context size", o->n_ctx, 0, CTX_MOST, err) ||
         in_range("the number of sequences", o->n_seq, 0, 1024, err) ||
         in_range("the micro-batch size", o->n_ubatch, 0, 8192, err) ||
         in_range("the type of keys", (int)o->type_k, 0, QN_KV_IQ4_NL, err) ||
@@ -71,52 +73,43 @@ static void describe(struct qn_engine *e)
              unit, quant_type_find(most)->name);
 }
 
-/* Bytes, in double: what a file asks for may not fit a size_t. */
-struct memory {
-    double weights, step, seqs, total;
+enum {
+    CACHE_SHARE = 4, /* by itself the prefix store takes a quarter of the budget */
+    SPARE_SHARE = 20 /* of what is left, for what nobody counts: the allocator's, the caller's */
 };
 
-/* What a context of n_ctx positions takes beside weights that lie elsewhere; sets e->n_ctx. */
-static struct memory memory_of(struct qn_engine *e, const struct loading *l, int n_ctx)
+/* What stays whatever is asked: weights unless they lie elsewhere, scratch but for the part that grows with the context, states. */
+static size_t fixed_bytes(struct qn_engine *e, const struct loading *l, size_t *weights)
 {
-    e->n_ctx = n_ctx;
-    state_sizes(e);
-    double kv = (double)e->page_bytes * e->n_blocks;
-    struct memory m = {.weights = l->elsewhere ? 0 : (double)e->model.packed_used * e->model.n_slices,
-                       .step = (double)step_bytes(e),
-                       .seqs = (kv + (double)e->slot_bytes) * e->n_seq};
-    m.total = m.weights + m.step + m.seqs;
-    return m;
+    *weights = l->elsewhere ? 0 : e->model.packed_used * (size_t)e->model.n_slices;
+    size_t step = step_bytes(e) - attn_partial_floats(e, e->n_ctx) * sizeof(float);
+    return *weights + step + (size_t)e->n_seq * e->slot_bytes;
 }
 
-enum { CACHE_SHARE = 4 }; /* by itself the prefix store takes a quarter of what is left */
-
-/* Refuses what cannot fit before anything is touched, and says what would. */
+/* Makes what is left the budget; refuses, before anything is touched, what leaves nothing. */
 static int check_memory(struct qn_engine *e, const struct loading *l, struct qn_error *err)
 {
-    const double mib = 1024.0 * 1024.0, have = (double)mem_available();
-    int wanted = e->n_ctx, fits = 0, too_much = wanted;
-    struct memory m = memory_of(e, l, wanted);
-    if (m.total <= have) {
-        if (e->cache_bytes == QN_CACHE_AUTO)
-            e->cache_bytes = (size_t)(have - m.total) / CACHE_SHARE;
-        if (m.total + (double)e->cache_bytes <= have)
-            return 0;
+    const double mib = 1024.0 * 1024.0;
+    state_sizes(e);
+    size_t weights, have = mem_available(), fixed = fixed_bytes(e, l, &weights), page = budget_page_cost(e);
+    size_t left = have > fixed ? have - fixed : 0;
+    e->budget = left - left / SPARE_SHARE;
+    if (e->budget < page)
+        return fail(err, QN_E_MEMORY,
+                    "%s needs %.0f MiB for weights and %.0f MiB beside for %d sequence%s, %.0f MiB are available",
+                    e->gguf->path, (double)weights / mib, (double)(fixed - weights + page) / mib, e->n_seq,
+                    e->n_seq > 1 ? "s" : "", (double)have / mib);
+    if (e->cache_bytes == QN_CACHE_AUTO)
+        e->cache_bytes = e->budget / CACHE_SHARE;
+    if (e->cache_bytes > e->budget)
         return fail(err, QN_E_MEMORY, "%s: a prefix store of %.0f MiB does not fit: %.0f of %.0f MiB are left for it",
-                    e->gguf->path, (double)e->cache_bytes / mib, (have - m.total) / mib, have / mib);
-    }
-    while (too_much - fits > 1) {
-        int n = fits + (too_much - fits) / 2;
-        *(memory_of(e, l, n).total <= have ? &fits : &too_much) = n;
-    }
-    if (fits == 0)
-        return fail(err, QN_E_MEMORY, "%s needs %.0f MiB for weights and %.0f MiB beside, %.0f MiB are available",
-                    e->gguf->path, m.weights / mib, (m.step + m.seqs) / mib, have / mib);
-    return fail(err, QN_E_MEMORY,
-                "%s: a context of %d tokens for %d sequence%s needs %.0f MiB (weights %.0f, step %.0f, KV and states "
-                "%.0f), %.0f MiB are available; a context of %d fits",
-                e->gguf->path, wanted, e->n_seq, e->n_seq > 1 ? "s" : "", m.total / mib, m.weights / mib, m.step / mib,
-                m.seqs / mib, have / mib, fits - fits / 20);
+                    e->gguf->path, (double)e->cache_bytes / mib, (double)e->budget / mib, (double)have / mib);
+    size_t fits = e->budget / page;
+    if (fits < (size_t)e->n_blocks)
+        log_line(&e->log, QN_LOG_INFO,
+                 "%s: the context has %d positions, memory has room for %zu (%.0f of %.0f MiB are left for them)",
+                 e->gguf->path, e->n_ctx, fits * ATTN_BLOCK, (double)e->budget / mib, (double)have / mib);
+    return 0;
 }
 
 static int open_tensors(struct qn_engine *e, const struct qn_options *o, struct qn_error *err)
@@ -134,7 +127,7 @@ static int open_tensors(struct qn_engine *e, const struct qn_options *o, struct 
                     "%s: heads have %d dimensions, quantized KV types want a multiple of %d; take f16", e->gguf->path,
                     e->model.hp.head_dim, QUANT_GROUP);
     if (e->n_ctx == 0)
-        e->n_ctx = e->model.hp.n_ctx_train < 4096 ? e->model.hp.n_ctx_train : 4096;
+        e->n_ctx = e->model.hp.n_ctx_train < CTX_MOST ? e->model.hp.n_ctx_train : CTX_MOST;
     if (text_n_vocab(e->text) > e->model.hp.n_vocab)
         return fail(err, QN_E_FORMAT, "%s: tokenizer.ggml.tokens has %d entries, token_embd.weight only %d rows",
                     e->gguf->path, text_n_vocab(e->text), e->model.hp.n_vocab);
@@ -199,7 +192,7 @@ void qn_model_info(const qn_engine *e, struct qn_model_info *out)
         .n_params = e->model.n_params,
         .bytes_weights = e->model.bytes_weights,
         .bytes_per_seq = (size_t)e->n_blocks * e->page_bytes + e->slot_bytes,
-        .bytes_step = e->arena_bytes,
+        .bytes_step = e->arena_bytes - attn_partial_floats(e, e->n_ctx) * sizeof(float),
         .isa = e->ops.name,
     };
     text_info(e->text, out);
@@ -273,7 +266,7 @@ static void add_ids(qn_engine *e, const struct span *sp)
 
 int qn_eval(qn_engine *e, const struct qn_span *spans, int n_spans, float *logits, struct qn_error *err)
 {
-    if (check_spans(e, spans, n_spans, logits, err))
+    if (check_spans(e, spans, n_spans, logits, err) || budget_promise_spans(spans, n_spans, err))
         return err->code;
     for (int i = 0; i < n_spans; i++)
         state_admit(spans[i].seq, spans[i].n);

@@ -62,7 +62,7 @@ struct qn_options {
     int vocab_only; /* read metadata and vocabulary only: no tensors, no evaluation; default 0 */
     int n_threads; /* workers in steps of up to n_seq rows; 0 = physical cores within affinity and quota; 0..1024 */
     int n_threads_batch; /* workers in larger steps; 0 = n_threads */
-    int n_ctx; /* positions a sequence can hold; 0 = min(the model's context length, 4096) */
+    int n_ctx; /* most positions of a sequence; 0 = the model's context length.  Memory is taken as they are used */
     int n_seq; /* sequences alive at once; 0 = 1; 1..1024 */
     int n_ubatch; /* rows a step computes at once; 0 = 512; 1..8192 */
     size_t cache_ram; /* most bytes of the prefix store; 0 = there is none; QN_CACHE_AUTO = a quarter of what is left */
@@ -102,12 +102,12 @@ struct qn_model_info {
     const char *description; /* e.g. "qwen35moe 35B, IQ4_XS" */
     int n_vocab, n_layer, n_embd;
     int n_ctx_train; /* the model's context length */
-    int n_ctx; /* positions a sequence of this engine can hold */
+    int n_ctx; /* most positions of a sequence of this engine */
     int n_threads, n_threads_batch;
     int64_t n_params; /* all weights */
     size_t bytes_weights; /* tensors as held in memory */
     size_t bytes_per_seq; /* KV cache and states of one full sequence */
-    size_t bytes_step; /* scratch of a step */
+    size_t bytes_step; /* scratch of a step, but for what grows with the context */
     const char *isa; /* kernel level in use */
     int id_bos, id_eos, id_eot, id_pad; /* -1 when the file has none */
     int add_bos; /* the file asks for BOS in front of a text */
@@ -129,6 +129,24 @@ QN_API const int32_t *qn_seq_ids(const qn_seq *s); /* [qn_seq_len()] they, until
 /* A new sequence that has what s has, and goes on with the same bits; QN_E_NOSPACE when n_seq are alive.  Pages of the KV cache are
  * shared and copied only where one of the two writes on into a page that the other has written to; a recurrent state is copied. */
 QN_API int qn_seq_fork(qn_seq **out, const qn_seq *s, struct qn_error *err);
+
+/* Memory.  What was available when the engine was opened, less weights, scratch and the states of n_seq sequences, is a budget for
+ * keys and values and for the prefix store, which gives way to sequences.  A page of 128 positions is charged when it is promised or
+ * used, once however many sequences share it. */
+
+/* Promises that s can grow to n tokens in all, whatever others do: no later call fails for want of that memory.  A new promise takes
+ * the place of an earlier one; qn_seq_clear(), _free(), _resume(), _rewind() and _load() end it.  QN_E_NOSPACE: n is more than n_ctx;
+ * QN_E_MEMORY: the text says how many would fit.  On error nothing has changed.  Without a promise qn_eval() sees for itself. */
+QN_API int qn_seq_reserve(qn_seq *s, int n, struct qn_error *err);
+/* The largest n that qn_seq_reserve() would promise now. */
+QN_API int qn_seq_fits(const qn_seq *s);
+
+struct qn_memory_info {
+    size_t budget;
+    size_t used; /* by sequences and the prefix store */
+    size_t promised; /* to sequences beside */
+};
+QN_API void qn_memory_info(const qn_engine *e, struct qn_memory_info *out);
 
 /* The prefix store keeps what sequences have computed, found again by its tokens, up to options.cache_ram bytes; what was not used
  * for longest leaves first.  A recurrent state cannot be taken back token by token, so a sequence of a model that has one can be
@@ -159,7 +177,7 @@ QN_API int qn_seq_save(const qn_seq *s, const char *path, const void *note, size
 /* What s held is dropped, and the snapshots go to the prefix store.  *note, unless note is NULL, is malloc [n_note + 1] with a NUL
  * behind it, the caller's.  On error s is empty: QN_E_IO, QN_E_FORMAT for what is no session or is damaged in any byte,
  * QN_E_UNSUPPORTED for another version of the format or of the arithmetic, QN_E_ARGUMENT for another model or other settings,
- * QN_E_NOSPACE when the context is too small. */
+ * QN_E_NOSPACE when the context is too small, QN_E_MEMORY when memory is. */
 QN_API int qn_seq_load(qn_seq *s, const char *path, char **note, size_t *n_note, struct qn_error *err);
 
 struct qn_cache_info {
@@ -180,7 +198,7 @@ struct qn_span {
 
 /* Appends the spans' ids to their sequences, in as many steps as n_ubatch asks for.  logits receives
  * [rows][n_vocab] floats, rows in order of spans, for the rows that were asked for; may be NULL when none were.
- * On error before the first step nothing has changed; QN_E_NUMERIC leaves the sequences cleared. */
+ * On error before the first step nothing has changed (QN_E_MEMORY: see qn_seq_reserve()); QN_E_NUMERIC leaves the sequences cleared. */
 QN_API int qn_eval(qn_engine *e, const struct qn_span *spans, int n_spans, float *logits, struct qn_error *err);
 
 /* --------------------------------------------------------------- statistics */

@@ -33,9 +33,11 @@ struct qn_seq {
      * simd/kv.h has them */
     int32_t *page; /* [n_pages] in the engine's pages; room for n_blocks */
     int n_pages;
+    int32_t n_promised; /* pages beside these that it has been promised */
     int32_t slot; /* in the engine's slots: state, then conv */
     float *state; /* [n_delta][n_v_head][dim / 16][dim][16] tiles of 16 value columns */
     float *conv; /* [n_delta][2 n_k_head + n_v_head][n_tap - 1][dim] inputs before the next token, oldest first */
+    bool stale; /* state and conv hold what was there before; they are zero once there are tokens to compute */
     bool in_call; /* appears in the running call */
 };
 
@@ -146,6 +148,10 @@ struct qn_engine {
     size_t state_bytes, conv_bytes, slot_bytes; /* recurrent memory of a sequence: its parts; from one to the next */
     struct slab pages, slots;
     uint8_t *fill; /* [pages] positions of each page that were written */
+    int32_t *
+        owner; /* [pages] slot + 1 of the sequence that may write behind these, if the page is shared; 0 = whoever comes */
+    size_t budget; /* bytes for pages and the prefix store: budget.c */
+    int64_t n_pages_live, n_promised; /* pages that sequences refer to; that they were promised beside */
     size_t cache_bytes; /* budget of the prefix store */
     struct store *store; /* NULL: none */
     int keep_every; /* the store gets a snapshot of every sequence at multiples of this; 0 = it does not */
@@ -158,8 +164,16 @@ void state_sizes(struct qn_engine *e);
 /* Reserves address space for n_seq full sequences and a prefix store of cache_bytes; sizes are there. */
 int state_open(struct qn_engine *e, struct qn_error *err);
 void state_close(struct qn_engine *e); /* idempotent */
-/* Gives s the pages that n more tokens are written to, none of which anybody else reads there. */
+/* Gives s the pages that n more tokens are written to, none of which anybody else reads there.  They were promised. */
 void state_admit(struct qn_seq *s, int n);
+/* Whether s has to copy its last page before it goes on in it. */
+bool state_copies(const struct qn_seq *s);
+/* If it does not have to, nobody else may go on there from now on. */
+void state_claim(struct qn_seq *s);
+/* A page of somebody else's becomes the next one of s. */
+void state_share_page(struct qn_seq *s, int32_t p);
+/* Without tokens, state and conv become zero, if they are not.  Nothing that can be told from outside. */
+void state_settle(struct qn_seq *s);
 /* Page b of s, [page_bytes]; nothing of what its piece held before is left behind the end of s. */
 void state_read_page(const struct qn_seq *s, int b, uint8_t *out);
 /* All pages but the first n. */
@@ -169,6 +183,20 @@ uint8_t *state_keys(const struct qn_seq *s, int i, int h, int b);
 uint8_t *state_values(const struct qn_seq *s, int i, int h, int b);
 float *state_tile(const struct qn_seq *s, int i, int v_head, int slice);
 float *state_conv(const struct qn_seq *s, int i);
+
+/* ---- budget.c */
+/* Bytes that a page is charged with. */
+size_t budget_page_cost(const struct qn_engine *e);
+size_t budget_used(const struct qn_engine *e);
+/* The prefix store gives way, and memory that is not in use goes back to the system, until a piece of the slab fits; the second
+ * alone. */
+void budget_make_room(struct qn_engine *e, const struct slab *s, size_t bytes);
+void budget_trim(struct qn_engine *e, const struct slab *s, size_t bytes);
+/* So many pages more can be promised, or come into use. */
+bool budget_has(const struct qn_engine *e, int64_t n_pages);
+void budget_release(struct qn_seq *s); /* its promise */
+/* Promises each sequence what its span needs, where that is more than it has been promised; or nothing at all. */
+int budget_promise_spans(const struct qn_span *spans, int n_spans, struct qn_error *err);
 
 /* ---- step.c */
 /* What a worker carries through a step. */
@@ -282,7 +310,8 @@ void step_products(struct ctx *c, const struct product *p, int n, const struct a
 /* ---- attn.c, delta.c: project, mix, and add to the residual stream; end after a barrier */
 void attn_layer(struct ctx *c, const struct layer *l);
 void delta_layer(struct ctx *c, const struct layer *l);
-size_t attn_partial_floats(const struct qn_engine *e);
+/* Scratch of an attention over n_ctx positions; what shorter ones do not use is not touched. */
+size_t attn_partial_floats(const struct qn_engine *e, int n_ctx);
 /* ---- ffn.c */
 void ffn_layer(struct ctx *c, const struct layer *l);
 

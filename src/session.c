@@ -168,6 +168,7 @@ int qn_seq_save(const qn_seq *s, const char *path, const void *note, size_t n_no
     uint64_t before[SESSION_BEFORE];
     if (load_key(e, err))
         return err->code;
+    state_settle((qn_seq *)(uintptr_t)s);
     find_before(s, before, states);
     struct session_head h = head_for(e, (uint64_t)s->n, before, n_note);
     struct parts p = {.n_states = n_states(h.before), .n_pages = s->n_pages};
@@ -276,6 +277,8 @@ static int load(qn_seq *s, const struct file_map *m, const char *path, struct se
             return fail(err, QN_E_FORMAT, "%s: token id %d is not in the vocabulary of %d", path, s->ids[i],
                         e->model.hp.n_vocab);
     const uint8_t *from = m->data + h->data_at, *pages = from + (size_t)n_states(h->before) * state_size(e);
+    if (qn_seq_reserve(s, (int)h->n_ids, err))
+        return err->code;
     if (h->n_ids)
         state_admit(s, (int)h->n_ids);
     for (int b = 0; b < s->n_pages; b++, pages += e->page_bytes)
@@ -286,6 +289,7 @@ static int load(qn_seq *s, const struct file_map *m, const char *path, struct se
         qn_seq_keep(s);
     }
     memcpy(s->state, from, state_size(e));
+    s->stale = false;
     s->n = (int)h->n_ids;
     return 0;
 }

@@ -32,6 +32,8 @@ int32_t slab_take(struct slab *s, bool *fresh)
     bool unused = s->n_free == 0;
     assert(!unused || s->n_used < s->n);
     int32_t i = unused ? s->n_used++ : s->free[--s->n_free];
+    if (s->n_gone > s->n_free)
+        s->n_gone = s->n_free;
     s->refs[i] = 1;
     if (fresh)
         *fresh = unused;
@@ -43,4 +45,12 @@ void slab_drop(struct slab *s, int32_t i)
     assert(s->refs[i] > 0);
     if (--s->refs[i] == 0)
         s->free[s->n_free++] = i;
+}
+
+bool slab_discard(struct slab *s)
+{
+    if (!slab_has_touched(s))
+        return false;
+    mem_discard(slab_at(s, s->free[s->n_gone++]), s->stride);
+    return true;
 }

@@ -27,14 +27,16 @@ void state_sizes(struct qn_engine *e)
 int state_open(struct qn_engine *e, struct qn_error *err)
 {
     size_t n_seq = (size_t)e->n_seq, n_pages = n_seq * (size_t)e->n_blocks + store_pages(e, e->cache_bytes);
+    size_t fit = e->budget / budget_page_cost(e);
+    n_pages = n_pages < fit ? n_pages : fit;
     /* a huge page would put the columns of a state that workers of several nodes own onto one of them */
     bool huge = pool_n_nodes(e->pool) == 1;
     e->fill = mem_reserve(n_pages, false);
-    if (!e->fill || !slab_open(&e->pages, e->page_bytes, n_pages, true) ||
+    e->owner = mem_reserve(n_pages * sizeof *e->owner, false);
+    if (!e->fill || !e->owner || !slab_open(&e->pages, e->page_bytes, n_pages, true) ||
         !slab_open(&e->slots, e->slot_bytes, n_seq + store_slots(e, e->cache_bytes), huge))
-        return fail(err, QN_E_MEMORY, "no address space for %d sequences of %.0f MiB and a prefix store of %.0f MiB",
-                    e->n_seq, ((double)e->n_blocks * (double)e->page_bytes + (double)e->slot_bytes) / 1048576,
-                    (double)e->cache_bytes / 1048576);
+        return fail(err, QN_E_MEMORY, "no address space for %zu pages of %.1f KiB and %d recurrent states of %.1f MiB",
+                    n_pages, (double)e->page_bytes / 1024, e->n_seq, (double)e->slot_bytes / 1048576);
     if (e->cache_bytes && !(e->store = store_open(e, e->cache_bytes)))
         return fail(err, QN_E_MEMORY, "no memory for the tables of the prefix store");
     e->keep_every = e->store ? store_interval(e) : 0;
@@ -46,7 +48,9 @@ void state_close(struct qn_engine *e)
     store_close(e->store);
     e->store = NULL;
     mem_release(e->fill, (size_t)e->pages.n);
+    mem_release(e->owner, (size_t)e->pages.n * sizeof *e->owner);
     e->fill = NULL;
+    e->owner = NULL;
     slab_close(&e->pages);
     slab_close(&e->slots);
 }
@@ -77,27 +81,76 @@ float *state_conv(const struct qn_seq *s, int i)
 
 /* ---- pages */
 
+/* A page that s has been promised. */
+static int32_t take_page(struct qn_seq *s)
+{
+    struct qn_engine *e = s->engine;
+    budget_make_room(e, &e->pages, budget_page_cost(e));
+    int32_t p = slab_take(&e->pages, NULL);
+    e->owner[p] = s->slot + 1;
+    s->n_promised--;
+    e->n_promised--;
+    e->n_pages_live++;
+    return p;
+}
+
+static void drop_page(struct qn_seq *s, int32_t p)
+{
+    struct qn_engine *e = s->engine;
+    if (e->owner[p] == s->slot + 1)
+        e->owner[p] = 0;
+    slab_drop(&e->pages, p);
+    e->n_pages_live -= e->pages.refs[p] == store_holds(e->store, p);
+}
+
+void state_share_page(struct qn_seq *s, int32_t p)
+{
+    struct qn_engine *e = s->engine;
+    e->n_pages_live += e->pages.refs[p] == store_holds(e->store, p);
+    slab_share(&e->pages, p);
+    s->page[s->n_pages++] = p;
+}
+
 /* Block b of s becomes a page of its own. */
 static void copy_page(struct qn_seq *s, int b)
 {
     struct qn_engine *e = s->engine;
-    int32_t own = slab_take(&e->pages, NULL), shared = s->page[b];
+    int32_t own = take_page(s), shared = s->page[b];
     memcpy(slab_at(&e->pages, own), slab_at(&e->pages, shared), e->page_bytes);
-    slab_drop(&e->pages, shared);
+    drop_page(s, shared);
     s->page[b] = own;
+}
+
+bool state_copies(const struct qn_seq *s)
+{
+    const struct qn_engine *e = s->engine;
+    if (s->n % ATTN_BLOCK == 0)
+        return false;
+    int32_t p = s->page[s->n / ATTN_BLOCK];
+    bool others = e->owner[p] != 0 && e->owner[p] != s->slot + 1;
+    return e->pages.refs[p] > 1 && (others || e->fill[p] != s->n % ATTN_BLOCK);
+}
+
+void state_claim(struct qn_seq *s)
+{
+    struct qn_engine *e = s->engine;
+    if (s->n % ATTN_BLOCK == 0 || state_copies(s))
+        return;
+    int32_t p = s->page[s->n / ATTN_BLOCK];
+    e->owner[p] = s->slot + 1;
+    e->fill[p] = (uint8_t)(s->n % ATTN_BLOCK); /* what is behind belongs to nobody */
 }
 
 void state_admit(struct qn_seq *s, int n)
 {
     struct qn_engine *e = s->engine;
-    int in_page = s->n % ATTN_BLOCK, first = s->n / ATTN_BLOCK, end = s->n + n;
-    if (in_page > 0) {
-        int32_t p = s->page[first];
-        if (e->pages.refs[p] > 1 && e->fill[p] != in_page) /* somebody else has written on */
-            copy_page(s, first);
-    }
+    int first = s->n / ATTN_BLOCK, end = s->n + n;
+    if (s->n == 0)
+        state_settle(s);
+    if (state_copies(s))
+        copy_page(s, first);
     for (; s->n_pages * ATTN_BLOCK < end; s->n_pages++)
-        s->page[s->n_pages] = slab_take(&e->pages, NULL);
+        s->page[s->n_pages] = take_page(s);
     for (int b = first; b < s->n_pages; b++)
         e->fill[s->page[b]] = (uint8_t)(end - b * ATTN_BLOCK < ATTN_BLOCK ? end - b * ATTN_BLOCK : ATTN_BLOCK);
 }
@@ -116,7 +169,7 @@ void state_read_page(const struct qn_seq *s, int b, uint8_t *out)
 void state_drop_pages(struct qn_seq *s, int n)
 {
     while (s->n_pages > n)
-        slab_drop(&s->engine->pages, s->page[--s->n_pages]);
+        drop_page(s, s->page[--s->n_pages]);
 }
 
 /* ---- sequences */
@@ -128,8 +181,7 @@ static void free_tables(struct qn_seq *s)
     free(s);
 }
 
-/* A sequence without tokens; the recurrent state holds anything unless *fresh. */
-static int seq_new(qn_seq **out, qn_engine *e, bool *fresh, struct qn_error *err)
+int qn_seq_new(qn_seq **out, qn_engine *e, struct qn_error *err)
 {
     *out = NULL;
     if (e->vocab_only)
@@ -146,7 +198,10 @@ static int seq_new(qn_seq **out, qn_engine *e, bool *fresh, struct qn_error *err
         free_tables(s);
         return fail(err, QN_E_MEMORY, "no address space for the tables of a sequence of %d tokens", e->n_ctx);
     }
-    s->slot = slab_take(&e->slots, fresh);
+    bool fresh;
+    budget_trim(e, &e->slots, e->slot_bytes);
+    s->slot = slab_take(&e->slots, &fresh);
+    s->stale = !fresh;
     s->state = (float *)(void *)slab_at(&e->slots, s->slot);
     s->conv = s->state + e->state_bytes / sizeof(float);
     e->n_live++;
@@ -154,32 +209,27 @@ static int seq_new(qn_seq **out, qn_engine *e, bool *fresh, struct qn_error *err
     return 0;
 }
 
-static void zero_state(struct qn_seq *s) { memset(s->state, 0, s->engine->state_bytes + s->engine->conv_bytes); }
-
-int qn_seq_new(qn_seq **out, qn_engine *e, struct qn_error *err)
+void state_settle(struct qn_seq *s)
 {
-    bool fresh;
-    if (seq_new(out, e, &fresh, err))
-        return err->code;
-    if (!fresh)
-        zero_state(*out);
-    return 0;
+    if (s->stale)
+        memset(s->state, 0, s->engine->state_bytes + s->engine->conv_bytes);
+    s->stale = false;
 }
 
 int qn_seq_fork(qn_seq **out, const qn_seq *from, struct qn_error *err)
 {
-    bool fresh;
     struct qn_engine *e = from->engine;
-    if (seq_new(out, e, &fresh, err))
+    if (qn_seq_new(out, e, err))
         return err->code;
     struct qn_seq *s = *out;
-    for (; s->n_pages < from->n_pages; s->n_pages++) {
-        s->page[s->n_pages] = from->page[s->n_pages];
-        slab_share(&e->pages, s->page[s->n_pages]);
-    }
+    if (from->n == 0)
+        return 0;
+    while (s->n_pages < from->n_pages)
+        state_share_page(s, from->page[s->n_pages]);
     s->n = from->n;
     memcpy(s->ids, from->ids, (size_t)s->n * sizeof *s->ids);
     memcpy(s->state, from->state, e->state_bytes + e->conv_bytes);
+    s->stale = false;
     return 0;
 }
 
@@ -188,6 +238,7 @@ void qn_seq_free(qn_seq *s)
     if (!s)
         return;
     struct qn_engine *e = s->engine;
+    budget_release(s);
     state_drop_pages(s, 0);
     slab_drop(&e->slots, s->slot);
     e->n_live--;
@@ -196,9 +247,10 @@ void qn_seq_free(qn_seq *s)
 
 void qn_seq_clear(qn_seq *s)
 {
+    budget_release(s);
     state_drop_pages(s, 0);
     s->n = 0;
-    zero_state(s);
+    s->stale = true;
 }
 
 int qn_seq_len(const qn_seq *s) { return s->n; }

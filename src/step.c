@@ -83,7 +83,7 @@ static void take_all(struct qn_engine *e)
     s->proj = take(e, t * proj_cols(hp), sizeof(float));
     s->mix = take(e, t * wide, sizeof(float));
     s->cos_sin = take(e, t * (size_t)hp->n_rot, sizeof(float));
-    s->partial = take(e, attn_partial_floats(e), sizeof(float));
+    s->partial = take(e, attn_partial_floats(e, e->n_ctx), sizeof(float));
     s->merged = take(e, (size_t)FEW_ROWS * (size_t)hp->n_head_kv, sizeof *s->merged);
     s->head_done = take(e, t * (size_t)hp->n_v_head, sizeof *s->head_done);
     s->router = take(e, t * n_exp, sizeof(float));

@@ -26,6 +26,8 @@ struct store {
     struct node *hold; /* is not freed while something is being put below it */
     struct node *guard; /* its snapshot stays, since it is wanted next */
     int32_t *held; /* [pages] how many nodes refer to each */
+    int32_t *way; /* [n_blocks] pages on the way to a place */
+    int32_t n_held; /* pages that are referred to */
     size_t budget, bytes;
     int n_kept;
     int64_t n_evicted;
@@ -60,9 +62,10 @@ struct store *store_open(struct qn_engine *e, size_t budget)
     st->e = e;
     st->budget = budget;
     st->held = mem_reserve((size_t)e->pages.n * sizeof *st->held, false);
-    if (st->held)
+    st->way = mem_reserve((size_t)e->n_blocks * sizeof *st->way, false);
+    if (st->held && st->way)
         return st;
-    free(st);
+    store_close(st);
     return NULL;
 }
 
@@ -78,12 +81,18 @@ static size_t own_bytes(const struct node *n)
 static void hold_page(struct store *st, int32_t p)
 {
     slab_share(&st->e->pages, p);
-    st->bytes += st->held[p]++ == 0 ? page_cost(st->e) : 0;
+    if (st->held[p]++ == 0) {
+        st->bytes += page_cost(st->e);
+        st->n_held++;
+    }
 }
 
 static void leave_page(struct store *st, int32_t p)
 {
-    st->bytes -= --st->held[p] == 0 ? page_cost(st->e) : 0;
+    if (--st->held[p] == 0) {
+        st->bytes -= page_cost(st->e);
+        st->n_held--;
+    }
     slab_drop(&st->e->pages, p);
 }
 
@@ -214,7 +223,25 @@ void store_close(struct store *st)
     while (st->oldest)
         drop_snapshot(st, st->oldest);
     mem_release(st->held, (size_t)st->e->pages.n * sizeof *st->held);
+    mem_release(st->way, (size_t)st->e->n_blocks * sizeof *st->way);
     free(st);
+}
+
+bool store_give_way(struct store *st)
+{
+    struct node *n = !st ? NULL : st->oldest == st->guard && st->guard ? st->guard->newer : st->oldest;
+    if (!n)
+        return false;
+    drop_snapshot(st, n);
+    st->n_evicted++;
+    return true;
+}
+
+int32_t store_holds(const struct store *st, int32_t p) { return st ? st->held[p] : 0; }
+size_t store_beside_pages(const struct store *st) { return st ? st->bytes - (size_t)st->n_held * page_cost(st->e) : 0; }
+size_t store_node_bytes(const struct store *st)
+{
+    return st ? store_beside_pages(st) - (st->e->slot_bytes ? (size_t)st->n_kept * st->e->slot_bytes : 0) : 0;
 }
 
 /* ---- looking up */
@@ -267,30 +294,27 @@ int store_before(struct store *st, const struct qn_seq *s, int limit, const uint
 
 /* ---- keeping */
 
-/* Bytes that a snapshot of s adds behind the first `at` tokens, which the tree has. */
-static size_t bytes_for(const struct store *st, const struct qn_seq *s, int at)
+/* Bytes that a snapshot of s adds behind the first `at` tokens, which the tree has; of these, those that are not pages. */
+static size_t bytes_for(const struct store *st, const struct qn_seq *s, int at, size_t *beside)
 {
     size_t bytes = st->e->slot_bytes + 2 * sizeof(struct node) + sizeof(int32_t); /* a cut makes one more of each */
-    if (at == s->n)
-        return bytes;
-    bytes += sizeof(int32_t) * (size_t)(s->n - at + blocks_of(at, s->n));
-    for (int b = at / ATTN_BLOCK; b <= (s->n - 1) / ATTN_BLOCK; b++)
+    if (at < s->n)
+        bytes += sizeof(int32_t) * (size_t)(s->n - at + blocks_of(at, s->n));
+    *beside = bytes;
+    for (int b = at / ATTN_BLOCK; at < s->n && b <= (s->n - 1) / ATTN_BLOCK; b++)
         bytes += st->held[s->page[b]] ? 0 : page_cost(st->e);
     return bytes;
 }
 
 static bool make_room(struct store *st, const struct qn_seq *s, int at)
 {
-    size_t whole = st->e->slot_bytes + (size_t)s->n_pages * page_cost(st->e);
-    if (whole > st->budget)
+    const struct qn_engine *e = st->e;
+    size_t whole = e->slot_bytes + (size_t)s->n_pages * page_cost(e), beside;
+    if (whole > st->budget || (size_t)e->n_pages_live * budget_page_cost(e) + e->slot_bytes > e->budget)
         return false; /* whatever left for it */
-    while (bytes_for(st, s, at) > st->budget - st->bytes) {
-        struct node *n = st->oldest == st->guard && st->guard ? st->guard->newer : st->oldest;
-        if (!n)
+    while (bytes_for(st, s, at, &beside) > st->budget - st->bytes || budget_used(e) + beside > e->budget)
+        if (!store_give_way(st))
             return false;
-        drop_snapshot(st, n);
-        st->n_evicted++;
-    }
     return true;
 }
 
@@ -316,6 +340,7 @@ bool store_keep(struct store *st, struct qn_seq *s)
     struct node *n = there ? at.node : make_room(st, s, at.n) ? node_for(st, s, at) : NULL;
     st->hold = NULL;
     if (n && !there && st->e->slot_bytes) {
+        budget_make_room(st->e, &st->e->slots, st->e->slot_bytes); /* nothing leaves for it any more */
         n->slot = slab_take(&st->e->slots, NULL);
         memcpy(slab_at(&st->e->slots, n->slot), s->state, st->e->state_bytes + st->e->conv_bytes);
         st->bytes += st->e->slot_bytes;
@@ -328,22 +353,53 @@ bool store_keep(struct store *st, struct qn_seq *s)
 
 /* ---- resuming */
 
+/* Fills in st->way; returns the number of pages. */
+static int find_way(struct store *st, struct place at)
+{
+    int n_pages = blocks_of(0, at.n), b = n_pages - 1;
+    for (const struct node *n = at.node; n != &st->root; n = n->parent)
+        for (; b >= n->from / ATTN_BLOCK;
+             b--) /* of nodes that share a page, the deepest has the page that ours wrote on */
+            st->way[b] = n->page[b - n->from / ATTN_BLOCK];
+    return n_pages;
+}
+
+/* Pages that come into use when s is taken to a place, less those that nobody uses any more then. */
+static int64_t pages_coming(struct store *st, const struct qn_seq *s, struct place at)
+{
+    const int32_t *refs = st->e->pages.refs;
+    int64_t coming = 0;
+    int n = find_way(st, at);
+    for (int b = 0; b < n; b++)
+        coming += refs[st->way[b]] == st->held[st->way[b]];
+    for (int b = 0; b < s->n_pages; b++) {
+        int32_t p = s->page[b];
+        coming -= refs[p] == st->held[p] + 1 && !(b < n && st->way[b] == p);
+    }
+    return coming;
+}
+
+/* The same as resumable(), but there is memory for it unless s has as many tokens itself. */
+static struct place affordable(struct store *st, const struct qn_seq *s, struct place at, int limit, int own)
+{
+    at = resumable(st, at, limit);
+    while (at.n > own && !budget_has(st->e, pages_coming(st, s, at)))
+        at = resumable(st, at, (at.n - 1) / ATTN_BLOCK * ATTN_BLOCK);
+    return at;
+}
+
 /* Makes s hold the tokens that lead to a resumable place: the first of ids. */
 static void restore(struct store *st, struct qn_seq *s, struct place at, const int32_t *ids)
 {
     struct qn_engine *e = st->e;
+    int n_pages = find_way(st, at);
     touch(st, at.node);
     state_drop_pages(s, 0);
-    s->n_pages = blocks_of(0, at.n);
-    int b = s->n_pages - 1;
-    for (const struct node *n = at.node; n != &st->root; n = n->parent)
-        for (; b >= n->from / ATTN_BLOCK;
-             b--) { /* of nodes that share a page, the deepest has the page that ours wrote on */
-            s->page[b] = n->page[b - n->from / ATTN_BLOCK];
-            slab_share(&e->pages, s->page[b]);
-        }
+    while (s->n_pages < n_pages)
+        state_share_page(s, st->way[s->n_pages]);
     if (e->slot_bytes)
         memcpy(s->state, slab_at(&e->slots, at.node->slot), e->state_bytes + e->conv_bytes);
+    s->stale = false;
     memmove(s->ids, ids, (size_t)at.n * sizeof *ids);
     s->n = at.n;
 }
@@ -385,6 +441,7 @@ int qn_seq_resume(qn_seq *s, const int32_t *ids, int n, struct qn_kept *out)
     struct store *st = e->store;
     struct place at = {0}, best = {0};
     struct qn_kept k = {0};
+    budget_release(s);
     int limit = n - 1 < e->n_ctx ? n - 1 : e->n_ctx, same = agree(s->ids, s->n, ids, n);
     limit = limit < 0 ? 0 : limit;
     if (st) {
@@ -399,8 +456,9 @@ int qn_seq_resume(qn_seq *s, const int32_t *ids, int n, struct qn_kept *out)
             touch(st, st->guard = best.node);
         store_keep(st, s);
         st->guard = NULL;
-        best = resumable(st, walk(st, ids, n), limit);
     }
+    if (st)
+        best = affordable(st, s, walk(st, ids, n), limit, k.kept);
     if (best.n > k.kept) {
         restore(st, s, best, ids);
         k.kept = best.n;
@@ -415,13 +473,14 @@ int qn_seq_resume(qn_seq *s, const int32_t *ids, int n, struct qn_kept *out)
 int qn_seq_rewind(qn_seq *s, int n)
 {
     struct store *st = s->engine->store;
+    budget_release(s);
     if (n >= s->n)
         return s->n;
     n = n < 0 ? 0 : n;
     int own = own_place(s, n, n);
     struct place best = {0};
     if (st && own < n)
-        best = resumable(st, walk(st, s->ids, n), n);
+        best = affordable(st, s, walk(st, s->ids, n), n, own);
     if (best.n > own)
         restore(st, s, best, s->ids);
     else

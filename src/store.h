@@ -22,6 +22,14 @@ size_t store_slots(const struct qn_engine *e, size_t budget);
  * model without recurrent states can be resumed at any position. */
 int store_interval(const struct qn_engine *e);
 
+/* How many nodes refer to a page; 0 without a store. */
+int32_t store_holds(const struct store *st, int32_t p);
+/* Bytes of nodes, and of nodes and snapshots: what it has beside pages. */
+size_t store_node_bytes(const struct store *st);
+size_t store_beside_pages(const struct store *st);
+/* The snapshot that was not used for longest leaves; false when there is none that may. */
+bool store_give_way(struct store *st);
+
 /* Keeps what s has computed.  False when it does not fit. */
 bool store_keep(struct store *st, struct qn_seq *s);
 /* The last snapshot of what s has computed that is less than `limit` tokens deep: returns its depth and where its state lies, as in a

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /* Forks, the prefix store and what it brings back: every logit has the bits of a plain computation, whatever was shared, copied,
- * taken back or thrown out before, and the budget holds. */
+ * taken back or thrown out before; and the budgets hold, of the store and of memory, and so does every promise. */
 #include "eval.h"
 #include "hashmodel.h"
 #include "src/run.h"
@@ -120,10 +120,10 @@ struct world {
     qn_engine *e;
     struct {
         qn_seq *s; /* NULL: there is none */
-        int path;
+        int path, reserved; /* reserved: tokens it was promised to have room for */
     } seq[N_SEQ];
     float *logits; /* [N_SEQ * N_CTX][VOCAB] */
-    int64_t computed, kept;
+    int64_t computed, kept, refused;
 };
 
 static int pick_length(int most)
@@ -146,7 +146,21 @@ static void evaluate(struct world *w)
         spans[n_spans++] =
             (struct qn_span){.seq = s, .ids = p->ids + s->n, .n = pick_length(p->n - s->n), .logits = QN_LOGITS_ALL};
     }
-    eval_spans(w->e, spans, n_spans, w->logits);
+    struct qn_error err;
+    int lengths[N_SEQ], code, promised = 0;
+    for (int i = 0; i < n_spans; i++) {
+        lengths[i] = spans[i].seq->n;
+        promised += lengths[i] + spans[i].n <= w->seq[who[i]].reserved;
+    }
+    if ((code =
+             qn_eval(w->e, spans, n_spans, w->logits, &err))) { /* only for want of memory, and not what was promised */
+        if (code != QN_E_MEMORY || promised == n_spans)
+            fail_msg("%s", err.text);
+        for (int i = 0; i < n_spans; i++)
+            assert_int_equal(spans[i].seq->n, lengths[i]);
+        w->refused++;
+        return;
+    }
     const float *row = w->logits;
     for (int i = 0; i < n_spans; i++) {
         uint64_t got[N_CTX];
@@ -178,7 +192,7 @@ static void resume(struct world *w, int i)
     assert_true(kept <= k.same);
     if (of_own == had && had < n)
         assert_true(kept >= had);
-    if (anywhere)
+    if (anywhere && w->e->budget > (size_t)N_SEQ * w->e->n_blocks * budget_page_cost(w->e))
         assert_int_equal(kept, k.same < n ? k.same : n - 1);
     assert_int_equal(k.is, k.same < n ? paths[path].ids[k.same] : -1);
     for (int p = 0; p < N_PATHS; p++) {
@@ -188,7 +202,18 @@ static void resume(struct world *w, int i)
     if (k.was >= 0 && k.was != k.is && k.is >= 0)
         assert_true(k.same <= same);
     w->seq[i].path = path;
+    w->seq[i].reserved = 0;
     w->kept += kept;
+}
+
+static void reserve(struct world *w, int i)
+{
+    struct qn_error err;
+    qn_seq *s = w->seq[i].s;
+    int n = below(2) ? N_CTX - below(200) : below(N_CTX + 1), fits = qn_seq_fits(s), rc = qn_seq_reserve(s, n, &err);
+    assert_int_equal(rc, n > s->n && n > fits ? QN_E_MEMORY : 0);
+    w->seq[i].reserved = rc ? w->seq[i].reserved : n;
+    w->refused += rc != 0;
 }
 
 static void rewind_some(struct world *w, int i)
@@ -196,6 +221,7 @@ static void rewind_some(struct world *w, int i)
     qn_seq *s = w->seq[i].s;
     int had = s->n, n = below(had + 20), got = qn_seq_rewind(s, n);
     assert_int_equal(got, s->n);
+    w->seq[i].reserved = 0;
     if (n >= had)
         assert_int_equal(got, had);
     else if (!w->e->slot_bytes)
@@ -215,13 +241,14 @@ static void change_path(struct world *w, int i)
 static void act(struct world *w)
 {
     struct qn_error err;
-    int what = below(16), i = below(N_SEQ), j = below(N_SEQ);
+    int what = below(20), i = below(N_SEQ), j = below(N_SEQ);
     qn_seq *s = w->seq[i].s;
     if (what < 5) {
         evaluate(w);
     } else if (!s) {
         w->seq[i].s = eval_seq(w->e);
         w->seq[i].path = below(N_PATHS);
+        w->seq[i].reserved = 0;
     } else if (what < 9) {
         resume(w, i);
     } else if (what < 11) {
@@ -232,34 +259,68 @@ static void act(struct world *w)
         if (i != j) {
             assert_int_equal(qn_seq_fork(&w->seq[j].s, s, &err), 0);
             w->seq[j].path = w->seq[i].path;
+            w->seq[j].reserved = 0;
         }
     } else if (what < 14) {
         rewind_some(w, i);
     } else if (what < 15) {
         change_path(w, i);
+    } else if (what < 18) {
+        reserve(w, i);
     } else if (below(4) == 0) {
         qn_seq_clear(s);
+        w->seq[i].reserved = 0;
     }
 }
 
 static int in_use(const struct slab *s) { return s->n_used - s->n_free; }
 
-static void random_lives(const char *file, size_t budget, int n_ops)
+/* Counts anew what the engine keeps count of; what is used and what is in memory is within the budget. */
+static void check_counts(const struct world *w)
+{
+    const qn_engine *e = w->e;
+    int64_t live = 0, promised = 0, slots = e->slots.n_used - e->slots.n_gone - e->n_seq;
+    for (int p = 0; p < e->pages.n_used; p++) {
+        bool found = false;
+        for (int i = 0; i < N_SEQ && !found; i++)
+            for (int b = 0; w->seq[i].s && b < w->seq[i].s->n_pages && !found; b++)
+                found = w->seq[i].s->page[b] == p;
+        live += found;
+    }
+    for (int i = 0; i < N_SEQ; i++)
+        promised += w->seq[i].s ? w->seq[i].s->n_promised : 0;
+    assert_int_equal(live, e->n_pages_live);
+    assert_int_equal(promised, e->n_promised);
+    assert_true((size_t)(live + promised) * budget_page_cost(e) <= e->budget);
+    assert_true(budget_used(e) <= e->budget);
+    size_t resident = (size_t)(e->pages.n_used - e->pages.n_gone) * budget_page_cost(e);
+    assert_true(resident + (slots > 0 ? (size_t)slots : 0) * e->slot_bytes <= e->budget);
+}
+
+/* n_pages, of those that memory is left for: 0 = as many as there is. */
+static void random_lives(const char *file, size_t budget, int n_pages, int n_ops)
 {
     struct qn_options o = options(file, budget, N_SEQ);
     o.n_ubatch = 100;
     o.n_threads = 1;
     struct world w = {.e = eval_open(&o), .logits = malloc((size_t)N_SEQ * N_CTX * VOCAB * sizeof(float))};
     assert_non_null(w.logits);
+    w.e->budget = n_pages ? (size_t)n_pages * budget_page_cost(w.e) + (budget ? 3 * w.e->slot_bytes : 0) : w.e->budget;
     for (int op = 0; op < n_ops; op++) {
         act(&w);
         assert_true(info_of(w.e).bytes <= budget);
+        check_counts(&w);
     }
     for (int i = 0; i < N_SEQ; i++)
         qn_seq_free(w.seq[i].s);
     struct qn_cache_info left = info_of(w.e);
-    print_message("%d acts, %lld tokens computed, %lld kept; %d snapshots left, %lld evicted\n", n_ops,
-                  (long long)w.computed, (long long)w.kept, left.n_snapshots, (long long)left.n_evicted);
+    assert_true(n_pages || !w.refused);
+    assert_true(!n_pages || budget || w.refused);
+    print_message("%d acts, %lld tokens computed, %lld kept, %lld refused; %d snapshots left, %lld evicted\n", n_ops,
+                  (long long)w.computed, (long long)w.kept, (long long)w.refused, left.n_snapshots,
+                  (long long)left.n_evicted);
+    assert_int_equal(w.e->n_pages_live, 0);
+    assert_int_equal(w.e->n_promised, 0);
     /* what nobody refers to any more has been given back */
     assert_true((size_t)in_use(&w.e->pages) * w.e->page_bytes <= left.bytes);
     assert_true((size_t)in_use(&w.e->slots) * w.e->slot_bytes <= left.bytes);
@@ -275,9 +336,11 @@ static void test_random(void **state)
     const char *file = hash_model_file(model, "Q8_0");
     random_state = 1;
     make_paths(file);
-    random_lives(file, budget_of(file, 4, 10), n_ops);
-    random_lives(file, budget_of(file, 1000, 1000), n_ops / 5);
-    random_lives(file, 0, n_ops / 10);
+    random_lives(file, budget_of(file, 4, 10), 0, n_ops);
+    random_lives(file, budget_of(file, 4, 10), 4, n_ops / 2);
+    random_lives(file, budget_of(file, 1000, 1000), 0, n_ops / 5);
+    random_lives(file, 0, 0, n_ops / 10);
+    random_lives(file, 0, 8, n_ops / 5);
 }
 
 /* ---- case by case */

@@ -415,7 +415,7 @@ refuses 1 "cut.gguf" run -m "$tmp/cut.gguf" -p x
 echo "GGUX" >"$tmp/wrong.gguf"
 refuses 1 "wrong.gguf" chat -m "$tmp/wrong.gguf"
 refuses 1 "." run -m "$tmp" -p x
-refuses 1 "." run -m "$demo" -p x -c 16777216 -ctk f32 -ctv f32
+refuses 1 "[1-9][0-9]* would fit" perplexity -m "$demo" -f "$tmp/story" -c 16777216 -ctk f32 -ctv f32
 refuses 1 "known" run -m "$demo" -p x --pre nonsense
 q bench -m "$demo" -p 8 -n 2,0 -r 2 -t 1 --format csv >"$tmp/bench"
 # the description holds two commas

@@ -213,7 +213,7 @@ static void open_model(struct bench *b, int n_threads, int n_ubatch)
     b->seq = xmalloc((size_t)n_seq * sizeof *b->seq);
     b->spans = xmalloc((size_t)n_seq * sizeof *b->spans);
     for (b->n_seq = 0; b->n_seq < n_seq; b->n_seq++)
-        if (qn_seq_new(&b->seq[b->n_seq], b->e, &err))
+        if (qn_seq_new(&b->seq[b->n_seq], b->e, &err) || qn_seq_reserve(b->seq[b->n_seq], b->out.info.n_ctx, &err))
             die("%s", err.text);
     b->logits = xmalloc((size_t)n_seq * (size_t)b->out.info.n_vocab * sizeof *b->logits);
     b->ids = xmalloc((size_t)max2(max2(largest(&o->list_p) + 1, largest(&o->list_n) * n_seq), depth) * sizeof *b->ids);

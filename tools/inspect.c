@@ -130,7 +130,7 @@ static void measure_memory(struct inspection *s)
     const struct gguf *g = s->g;
     struct memory *m = &s->memory;
     int64_t trained = arch_int(g, "context_length", 4096), n_layer = arch_int(g, "block_count", 0);
-    m->n_ctx = s->o->n_ctx ? s->o->n_ctx : (int)(trained < 4096 ? trained : 4096);
+    m->n_ctx = s->o->n_ctx ? s->o->n_ctx : (int)(trained < 1 << 30 ? trained : 1 << 30);
     m->weights = s->all.bytes;
     n_layer -= arch_int(g, "nextn_predict_layers", 0);
     for (int64_t i = 0; i < n_layer && i < 4096; i++)

@@ -125,7 +125,7 @@ int cmd_logits(struct opts *o)
     qn_model_info(e, &info);
     for (int i = 0; i < n_jobs; i++) {
         check_ids(&jobs[i], info.n_vocab);
-        if (qn_seq_new(&jobs[i].seq, e, &err))
+        if (qn_seq_new(&jobs[i].seq, e, &err) || qn_seq_reserve(jobs[i].seq, jobs[i].n, &err))
             die("%s", err.text);
         if (o->hash && (!(jobs[i].hash = XXH3_createState()) || XXH3_64bits_reset(jobs[i].hash) != XXH_OK))
             die("out of memory");

@@ -119,7 +119,7 @@ const struct opt opt_table[] = {
     {"json", "", OPT_FLAG, GROUP_OWN, B(INSPECT), AT(json), 0, 0, NULL, NULL, NULL,
         "Print everything as one JSON object."},
     {"ctx-size", "-c", OPT_INT, GROUP_OWN, B(INSPECT), AT(n_ctx), 0, 16777216, "0", "N tokens", NULL,
-        "Context for which the need of memory is shown; 0 is the smaller of the model's own and 4096."},
+        "Context for which the need of memory is shown; 0 is the model's own."},
 
     /* ---- bench */
     {"n-prompt", "-p", OPT_INTS, GROUP_OWN, B(BENCH), AT(list_p), 0, 16777216, "512", "N,.. tokens", NULL,
@@ -169,7 +169,7 @@ const struct opt opt_table[] = {
 
     /* ---- computation */
     {"ctx-size", "-c", OPT_INT, GROUP_COMPUTE, TEXTUAL, AT(n_ctx), 0, 16777216, "0", "N tokens", NULL,
-        "Positions a sequence can hold; 0 is the smaller of the model's own and 4096."},
+        "Most positions of a sequence; 0 is the model's own. Memory is taken as they are used."},
     {"threads", "-t", OPT_INT, GROUP_COMPUTE, ENGINE & ~B(BENCH), AT(n_threads), 0, 1024, "0", "N threads", NULL,
         "Workers; 0 is one per physical core that the process may use."},
     {"threads-batch", "-tb", OPT_INT, GROUP_COMPUTE, ENGINE, AT(n_threads_batch), 0, 1024, "0", "N threads", NULL,

@@ -297,7 +297,7 @@ int cmd_perplexity(struct opts *o)
     s.e = setup_open(o, (struct setup_size){.n_seq = 1, .n_ctx = s.n_ctx, .n_threads = -1});
     struct qn_error err;
     qn_model_info(s.e, &s.info);
-    if (qn_seq_new(&s.seq, s.e, &err))
+    if (qn_seq_new(&s.seq, s.e, &err) || qn_seq_reserve(s.seq, s.n_ctx, &err))
         die("%s", err.text);
     if (s.base)
         take_base(&s);
