@@ -27,7 +27,7 @@ static struct attn_shape shape_of(const struct hparams *hp)
 size_t attn_partial_floats(const struct qn_engine *e, int n_ctx)
 {
     size_t blocks = ((size_t)n_ctx + ATTN_BLOCK - 1) / ATTN_BLOCK, hd = (size_t)e->model.hp.head_dim;
-    return e->model.n_attn ? FEW_ROWS * blocks * (size_t)e->model.hp.n_head * (hd + 2) : 0;
+    return e->model.n_kv ? FEW_ROWS * blocks * (size_t)e->model.hp.n_head * (hd + 2) : 0;
 }
 
 /* Bias, norm and rotation of one head, in place. */

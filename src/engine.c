@@ -30,6 +30,7 @@ static int settings(struct qn_engine *e, const struct qn_options *o, struct qn_e
         in_range("the context size", o->n_ctx, 0, CTX_MOST, err) ||
         in_range("the number of sequences", o->n_seq, 0, 1024, err) ||
         in_range("the micro-batch size", o->n_ubatch, 0, 8192, err) ||
+        in_range("the number of drafted tokens", o->n_draft, 0, DELTA_CHUNK - 1, err) ||
         in_range("the type of keys", (int)o->type_k, 0, QN_KV_IQ4_NL, err) ||
         in_range("the type of values", (int)o->type_v, 0, QN_KV_IQ4_NL, err) ||
         in_range("the form of the delta rule", (int)o->delta, 0, QN_DELTA_CHUNKED, err))
@@ -40,6 +41,7 @@ static int settings(struct qn_engine *e, const struct qn_options *o, struct qn_e
     e->n_threads_batch = o->n_threads_batch ? o->n_threads_batch : e->n_threads;
     e->n_seq = o->n_seq ? o->n_seq : 1;
     e->n_ubatch = o->n_ubatch ? o->n_ubatch : 512;
+    e->n_draft = o->n_draft;
     e->n_ctx = o->n_ctx;
     e->k_kind = (enum kv_kind)o->type_k; /* the same names in the same order */
     e->v_kind = (enum kv_kind)o->type_v;
@@ -120,9 +122,9 @@ static int open_tensors(struct qn_engine *e, const struct qn_options *o, struct 
         return err->code;
     /* a pack cache is one file for every machine */
     int n_slices = o->pack_cache || o->pack_cache_dir ? 1 : pool_n_nodes(e->pool);
-    if (model_open(&e->model, e->gguf, &rope, n_slices, err))
+    if (model_open(&e->model, e->gguf, &rope, n_slices, o->draft_block, err))
         return err->code;
-    if (e->model.n_attn && e->model.hp.head_dim % QUANT_GROUP && (kv_quantized(e->k_kind) || kv_quantized(e->v_kind)))
+    if (e->model.n_kv && e->model.hp.head_dim % QUANT_GROUP && (kv_quantized(e->k_kind) || kv_quantized(e->v_kind)))
         return fail(err, QN_E_ARGUMENT,
                     "%s: heads have %d dimensions, quantized KV types want a multiple of %d; take f16", e->gguf->path,
                     e->model.hp.head_dim, QUANT_GROUP);
@@ -200,13 +202,15 @@ void qn_model_info(const qn_engine *e, struct qn_model_info *out)
 
 /* ---- evaluating */
 
-static int check_spans(qn_engine *e, const struct qn_span *spans, int n_spans, const float *logits,
+int engine_check_spans(qn_engine *e, const struct qn_span *spans, int n_spans, const float *logits,
                        struct qn_error *err)
 {
     if (e->vocab_only)
         return fail(err, QN_E_ARGUMENT, "the model was opened for its vocabulary only");
     if (n_spans < 0)
         return fail(err, QN_E_ARGUMENT, "the number of spans is %d", n_spans);
+    if (e->step.tried)
+        return fail(err, QN_E_ARGUMENT, "qn_commit() has to say first what stays of the last qn_try()");
     int code = 0, marked = 0;
     for (; marked < n_spans && !code; marked++) {
         const struct qn_span *sp = &spans[marked];
@@ -237,13 +241,9 @@ static int check_spans(qn_engine *e, const struct qn_span *spans, int n_spans, c
     return code;
 }
 
-/* Takes up to what fits into a step from span sp, starting at its token `from`; returns how many. */
-static int add_rows(qn_engine *e, const struct qn_span *sp, int from)
+void engine_add_rows(qn_engine *e, const struct qn_span *sp, int from, int n)
 {
     struct step *s = &e->step;
-    int n = sp->n - from < e->n_ubatch - s->n_rows ? sp->n - from : e->n_ubatch - s->n_rows;
-    int to_snapshot = e->keep_every ? e->keep_every - sp->seq->n % e->keep_every : n;
-    n = n < to_snapshot ? n : to_snapshot;
     s->span[s->n_spans++] = (struct span){.seq = sp->seq, .row = s->n_rows, .n = n, .pos = sp->seq->n};
     for (int i = 0; i < n; i++) {
         s->ids[s->n_rows] = sp->ids[from + i];
@@ -251,22 +251,38 @@ static int add_rows(qn_engine *e, const struct qn_span *sp, int from)
             s->out_row[s->n_out++] = s->n_rows;
         s->n_rows++;
     }
-    return n;
 }
 
-/* A span of the step is done: its sequence has its ids. */
-static void add_ids(qn_engine *e, const struct span *sp)
+/* How many tokens of span sp, of which those in front of `from` are gone, fit into the step. */
+static int rows_that_fit(const qn_engine *e, const struct qn_span *sp, int from)
 {
-    struct qn_seq *q = sp->seq;
-    memcpy(q->ids + q->n, e->step.ids + sp->row, (size_t)sp->n * sizeof *q->ids);
-    q->n += sp->n;
-    if (e->keep_every && q->n % e->keep_every == 0)
-        store_keep(e->store, q);
+    int left = sp->n - from, room = e->n_ubatch - e->step.n_rows;
+    int to_snapshot = e->keep_every ? e->keep_every - sp->seq->n % e->keep_every : left;
+    int n = left < room ? left : room;
+    return n < to_snapshot ? n : to_snapshot;
+}
+
+void engine_end_step(qn_engine *e)
+{
+    const struct step *s = &e->step;
+    for (const struct span *sp = s->span; sp < s->span + s->n_spans; sp++) {
+        struct qn_seq *q = sp->seq;
+        memcpy(q->ids + q->n, s->ids + sp->row, (size_t)sp->n * sizeof *q->ids);
+        q->n += sp->n;
+        if (s->tried)
+            state_retract(q);
+    }
+    for (const struct span *sp = s->span; sp < s->span + s->n_spans; sp++) {
+        if (e->model.drafts)
+            draft_follow(e, sp);
+        if (e->keep_every && sp->seq->n / e->keep_every > sp->pos / e->keep_every)
+            store_keep(e->store, sp->seq);
+    }
 }
 
 int qn_eval(qn_engine *e, const struct qn_span *spans, int n_spans, float *logits, struct qn_error *err)
 {
-    if (check_spans(e, spans, n_spans, logits, err) || budget_promise_spans(spans, n_spans, err))
+    if (engine_check_spans(e, spans, n_spans, logits, err) || budget_promise_spans(spans, n_spans, err))
         return err->code;
     for (int i = 0; i < n_spans; i++)
         state_admit(spans[i].seq, spans[i].n);
@@ -276,7 +292,9 @@ int qn_eval(qn_engine *e, const struct qn_span *spans, int n_spans, float *logit
         s->n_rows = s->n_spans = s->n_out = 0;
         s->logits = logits;
         while (i < n_spans && s->n_rows < e->n_ubatch) {
-            from += add_rows(e, &spans[i], from);
+            int n = rows_that_fit(e, &spans[i], from);
+            engine_add_rows(e, &spans[i], from, n);
+            from += n;
             if (from < spans[i].n)
                 break; /* the step is full */
             i++;
@@ -287,10 +305,9 @@ int qn_eval(qn_engine *e, const struct qn_span *spans, int n_spans, float *logit
                 qn_seq_clear(spans[j].seq);
             return err->code;
         }
-        for (int j = 0; j < s->n_spans; j++)
-            add_ids(e, &s->span[j]);
         if (s->n_out)
             logits += (size_t)s->n_out * (size_t)e->model.hp.n_vocab;
+        engine_end_step(e);
     }
     return 0;
 }

@@ -100,11 +100,11 @@ static int cache_path(struct loading *l, struct qn_error *err)
     } else if (folder_private(folder, err)) {
         return err->code;
     } else {
-        size_t cap = strlen(folder) + sizeof "/0123456789abcdef0123456789abcdef.pack";
+        size_t cap = strlen(folder) + sizeof "/0123456789abcdef0123456789abcdef-draft.pack";
         l->path = malloc(cap);
         if (l->path)
-            snprintf(l->path, cap, "%s/%016llx%016llx.pack", folder, (unsigned long long)l->wanted.key[0],
-                     (unsigned long long)l->wanted.key[1]);
+            snprintf(l->path, cap, "%s/%016llx%016llx%s.pack", folder, (unsigned long long)l->wanted.key[0],
+                     (unsigned long long)l->wanted.key[1], l->e->model.drafts ? "-draft" : "");
     }
     return l->path ? 0 : fail(err, QN_E_MEMORY, "no memory for the name of a pack cache");
 }

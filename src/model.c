@@ -25,6 +25,7 @@ struct binder {
     struct jobs *jobs;
     char name[128];
     int block; /* -1: outside of blocks */
+    bool check_only; /* what is bound gets no room and no job */
 };
 
 /* A rectangle of source rows, see struct pack_job. */
@@ -175,6 +176,10 @@ static int place(struct binder *b, const struct gguf_tensor *t, int64_t rows, in
     struct mat m = {.type = type, .rows = rows, .cols = t->ne[0]};
     const uint8_t *src = t->data + (size_t)from.first * row_bytes;
     b->m->n_params += rows * n_mat * t->ne[0];
+    if (b->check_only) {
+        *out = (struct mat_experts){.m = m};
+        return 0;
+    }
     if (type->layout == LAYOUT_ROWS && in_order) { /* used where it lies */
         m.data = src;
         m.stride = row_bytes;
@@ -400,6 +405,7 @@ static int bind_nextn(struct binder *b, struct nextn_block *n)
 {
     int64_t h = b->m->hp.n_embd;
     n->layer.mixer = MIXER_ATTN;
+    n->layer.mixer_index = b->m->n_attn;
     if (bind_layer(b, &n->layer) || bind_matrix(b, "nextn.eh_proj.weight", 2 * h, h, &n->eh_proj) ||
         bind_vector(b, "nextn.enorm.weight", h, &n->enorm) || bind_vector(b, "nextn.hnorm.weight", h, &n->hnorm) ||
         bind_vector(b, "nextn.shared_head_norm.weight", h, &n->head_norm))
@@ -426,6 +432,7 @@ static int choose_mixers(struct model *m, struct qn_error *err)
         m->layer[i].mixer = attn ? MIXER_ATTN : MIXER_DELTA;
         m->layer[i].mixer_index = attn ? m->n_attn++ : m->n_delta++;
     }
+    m->n_kv = m->n_attn + m->drafts;
     return 0;
 }
 
@@ -496,9 +503,11 @@ static int bind_all(struct binder *b)
     for (b->block = 0; b->block < m->hp.n_layer; b->block++)
         if (bind_layer(b, &m->layer[b->block]))
             return b->err->code;
-    for (int i = 0; i < m->hp.n_nextn; i++, b->block++)
+    for (int i = 0; i < m->hp.n_nextn; i++, b->block++) {
+        b->check_only = !m->drafts || i > 0;
         if (bind_nextn(b, &m->nextn[i]))
             return b->err->code;
+    }
     for (size_t i = 0; i < m->gguf->n_tensors; i++)
         if (!b->used[i])
             return fail(b->err, QN_E_UNSUPPORTED, "%s: tensor %s is not part of architecture %s as known here",
@@ -506,12 +515,16 @@ static int bind_all(struct binder *b)
     return 0;
 }
 
-int model_open(struct model *m, struct gguf *g, const struct rope_override *o, int n_slices, struct qn_error *err)
+int model_open(struct model *m, struct gguf *g, const struct rope_override *o, int n_slices, bool drafts,
+               struct qn_error *err)
 {
-    *m = (struct model){.gguf = g, .n_slices = n_slices};
+    *m = (struct model){.gguf = g, .n_slices = n_slices, .drafts = drafts};
     struct binder b = {.m = m, .err = err};
     if (arch_read(&m->hp, g, o, err))
         return err->code;
+    if (drafts && m->hp.n_nextn == 0)
+        return fail(err, QN_E_UNSUPPORTED, "%s: the model has no block that drafts (%s.nextn_predict_layers)", g->path,
+                    m->hp.arch);
     m->layer = calloc((size_t)m->hp.n_layer, sizeof *m->layer);
     m->nextn = calloc((size_t)m->hp.n_nextn + 1, sizeof *m->nextn);
     m->jobs = calloc(1, sizeof *m->jobs);

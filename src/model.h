@@ -15,7 +15,7 @@ struct hparams {
     char name[128]; /* general.name, "" when absent */
     int n_vocab, n_embd;
     int n_layer; /* of the trunk: without nextn blocks */
-    int n_nextn; /* blocks after the trunk; bound, not evaluated */
+    int n_nextn; /* blocks after the trunk */
     int n_ctx_train;
     float eps; /* of every RMS norm */
 
@@ -88,11 +88,12 @@ struct layer {
     struct ffn_weights ffn;
 };
 
-/* The draft block of a checkpoint with multi-token prediction: loaded and checked, not used by the forward step yet. */
+/* The draft block of a checkpoint with multi-token prediction: from the trunk's last state at a position and the token behind it to
+ * the token behind that. */
 struct nextn_block {
-    struct layer layer;
-    struct mat eh_proj;
-    const float *enorm, *hnorm, *head_norm;
+    struct layer layer; /* attention; its keys and values are those of one more attention layer */
+    struct mat eh_proj; /* [2 n_embd] to [n_embd]: normed embedding, normed state */
+    const float *enorm, *hnorm, *head_norm; /* [n_embd] */
 };
 
 struct model {
@@ -102,7 +103,9 @@ struct model {
     const float *output_norm;
     struct layer *layer; /* [n_layer] */
     struct nextn_block *nextn; /* [n_nextn] */
+    bool drafts; /* nextn[0] has its weights; else the blocks were only checked */
     int n_attn, n_delta; /* layers of each kind in the trunk */
+    int n_kv; /* layers that have keys and values: attention, and nextn[0] if it drafts */
     float *inv_freq; /* [n_rot / 2] after scaling */
     float rope_mscale; /* factor of cosines and sines */
     int64_t n_params;
@@ -174,7 +177,8 @@ void model_row(const struct model *md, const struct mat *m, int64_t r, float *y)
 
 /* Binds every tensor to its field.  Afterwards model_pack_tile() must run once for every tile of every job.
  * Quantized matrices are packed in n_slices slices. */
-int model_open(struct model *m, struct gguf *g, const struct rope_override *o, int n_slices, struct qn_error *err);
+int model_open(struct model *m, struct gguf *g, const struct rope_override *o, int n_slices, bool drafts,
+               struct qn_error *err);
 void model_close(struct model *m); /* idempotent */
 size_t model_n_jobs(const struct model *m);
 const struct pack_job *model_job(const struct model *m, size_t i);

@@ -65,6 +65,8 @@ struct qn_options {
     int n_ctx; /* most positions of a sequence; 0 = the model's context length.  Memory is taken as they are used */
     int n_seq; /* sequences alive at once; 0 = 1; 1..1024 */
     int n_ubatch; /* rows a step computes at once; 0 = 512; 1..8192 */
+    int n_draft; /* most guessed tokens that qn_try() takes for a sequence; 0..63 */
+    int draft_block; /* load the model's own draft block, for qn_draft(); QN_E_UNSUPPORTED when it has none; default 0 */
     size_t cache_ram; /* most bytes of the prefix store; 0 = there is none; QN_CACHE_AUTO = a quarter of what is left */
     enum qn_kv_type type_k; /* of the KV cache's keys */
     enum qn_kv_type type_v; /* of the KV cache's values */
@@ -200,6 +202,22 @@ struct qn_span {
  * [rows][n_vocab] floats, rows in order of spans, for the rows that were asked for; may be NULL when none were.
  * On error before the first step nothing has changed (QN_E_MEMORY: see qn_seq_reserve()); QN_E_NUMERIC leaves the sequences cleared. */
 QN_API int qn_eval(qn_engine *e, const struct qn_span *spans, int n_spans, float *logits, struct qn_error *err);
+
+/* ------------------------------------------------------------- speculation
+ *
+ * Tokens that somebody guesses can be evaluated at once, which costs less than one by one, and kept as far as they turn out right.
+ * Their logits have the bits that they have when they are evaluated one by one, so what is picked from them is the same text. */
+
+/* As qn_eval(), in one step, but leaves open how many of each span's tokens stay; options.n_draft > 0.  A span has at most n_draft + 1
+ * tokens, all spans together at most n_ubatch and n_seq times as many.  Nothing else may be done with these sequences until qn_commit(). */
+QN_API int qn_try(qn_engine *e, const struct qn_span *spans, int n_spans, float *logits, struct qn_error *err);
+/* Ends the last qn_try(), which succeeded: the first keep[i] tokens of span i stay, 0..its n; the others leave no trace. */
+QN_API void qn_commit(qn_engine *e, const int *keep);
+/* Guesses of the model's own draft block (multi-token prediction), options.draft_block: writes up to n tokens that may come behind the
+ * tokens of s and `next`, which was picked and not evaluated yet, and returns how many, or a negative code.  The sequence stays as it is.
+ * What is evaluated next is expected to begin with `next`; if it does not, later guesses are worse, and nothing else.  logits: NULL, or
+ * [n][n_vocab], what the block says. */
+QN_API int qn_draft(qn_seq *s, int32_t next, int n, int32_t *ids, float *logits, struct qn_error *err);
 
 /* --------------------------------------------------------------- statistics */
 

@@ -21,7 +21,8 @@ enum {
     TASK_ROWS = 512, /* most output rows of a product's task; a multiple of 32 and 16 */
     TASK_COLS = 64, /* and its columns, where they are not an expert's */
     PART_COLS = 32, /* columns that a worker takes at a time where their sums go through its scratch */
-    ATTN_TOKENS = 16 /* tokens of a span that an attention task takes */
+    ATTN_TOKENS = 16, /* tokens of a span that an attention task takes */
+    BEHIND_ROWS = DELTA_CHUNK + 1 /* tokens that the draft block may be behind the trunk */
 };
 
 /* Memory of one sequence. */
@@ -36,9 +37,17 @@ struct qn_seq {
     int32_t n_promised; /* pages beside these that it has been promised */
     int32_t slot; /* in the engine's slots: state, then conv */
     float *state; /* [n_delta][n_v_head][dim / 16][dim][16] tiles of 16 value columns */
+    struct behind *behind; /* in the slot, too: what the draft block has not seen; NULL: there is no such block */
     float *conv; /* [n_delta][2 n_k_head + n_v_head][n_tap - 1][dim] inputs before the next token, oldest first */
     bool stale; /* state and conv hold what was there before; they are zero once there are tokens to compute */
     bool in_call; /* appears in the running call */
+};
+
+/* The trunk's last states, normed, at the last n positions of a sequence; the draft block has passed over those in front. */
+struct behind {
+    int32_t n; /* 0..BEHIND_ROWS */
+    int32_t unused[CACHE_LINE / sizeof(int32_t) - 1];
+    float h[]; /* [BEHIND_ROWS][n_embd] */
 };
 
 struct span {
@@ -75,6 +84,7 @@ struct worker_scratch {
     struct act_group *act; /* [FEW_ROWS][widest / 32] */
     float *a, *b; /* [PART_COLS][TASK_ROWS] sums on their way */
     float *q, *k, *v, *gate; /* delta: [DELTA_CHUNK][dim] each, gates [8][DELTA_CHUNK] */
+    float *tile; /* delta: a copy of a state's tile, or outputs that nobody wants: [max(dim, DELTA_CHUNK)][16] */
     float *router; /* [n_expert] */
     struct routing routing; /* of up to FEW_ROWS rows */
     float *attn_q, *attn_o,
@@ -105,6 +115,17 @@ struct step {
     struct act_group *act; /* [n_ubatch][widest / 32] */
     float *proj; /* [n_ubatch][proj_cols] projections of the mixer: qkv | z | beta | alpha, or q | k | v */
     float *mix; /* [n_ubatch][mix_cols] output of the mixer's core */
+    /* While it is open how many rows will stay: projections of every delta-net layer, [n_delta][n_rows][columns].  Else NULL. */
+    float *tried;
+    float *tried_room; /* memory for it: n_try rows */
+    int n_try; /* most rows that can be tried at once; 0 = none */
+
+    /* for the draft block, else NULL */
+    float *last; /* [n_ubatch][n_embd] the trunk's last states, normed */
+    float *pair; /* [n_ubatch][2 n_embd] normed embeddings and states */
+    const float *draft_in; /* [n_rows][n_embd] states that the block reads */
+    float *draft_out; /* [n_embd] its own last one, normed */
+    float *draft_logits; /* [n_vocab] */
     float *cos_sin; /* [n_ubatch][n_rot] */
     float *partial; /* attention of few rows: per block [head_dim + 2] for every query head */
     int *merged; /* [n_spans][n_head_kv] blocks that the worker with the first one has merged already */
@@ -133,7 +154,7 @@ struct qn_engine {
     uint64_t key[2]; /* content_key() of the model, after load_key() */
     bool key_known;
     struct log_sink log;
-    int n_threads, n_threads_batch, n_ctx, n_seq, n_ubatch, n_live;
+    int n_threads, n_threads_batch, n_ctx, n_seq, n_ubatch, n_draft, n_live;
     enum kv_kind k_kind, v_kind;
     enum qn_delta_form delta;
     bool vocab_only;
@@ -145,7 +166,8 @@ struct qn_engine {
     size_t arena_bytes, arena_used;
     int n_blocks; /* attention blocks of a full sequence */
     size_t kv_block_bytes, page_bytes; /* keys and values of a block: of one KV head, of all in all layers */
-    size_t state_bytes, conv_bytes, slot_bytes; /* recurrent memory of a sequence: its parts; from one to the next */
+    size_t state_bytes, conv_bytes, behind_bytes,
+        slot_bytes; /* recurrent memory of a sequence: its parts; from one to the next */
     struct slab pages, slots;
     uint8_t *fill; /* [pages] positions of each page that were written */
     int32_t *
@@ -160,6 +182,8 @@ struct qn_engine {
 };
 
 /* ---- state.c */
+/* What of a slot is a sequence's. */
+static inline size_t state_size(const struct qn_engine *e) { return e->state_bytes + e->conv_bytes + e->behind_bytes; }
 void state_sizes(struct qn_engine *e);
 /* Reserves address space for n_seq full sequences and a prefix store of cache_bytes; sizes are there. */
 int state_open(struct qn_engine *e, struct qn_error *err);
@@ -178,6 +202,8 @@ void state_settle(struct qn_seq *s);
 void state_read_page(const struct qn_seq *s, int b, uint8_t *out);
 /* All pages but the first n. */
 void state_drop_pages(struct qn_seq *s, int n);
+/* What was admitted behind the end of s will not be written, or was written for nothing. */
+void state_retract(struct qn_seq *s);
 /* Keys and values of block b of KV head h in attention layer i. */
 uint8_t *state_keys(const struct qn_seq *s, int i, int h, int b);
 uint8_t *state_values(const struct qn_seq *s, int i, int h, int b);
@@ -217,10 +243,20 @@ int step_alloc(struct qn_engine *e, struct qn_error *err);
 size_t step_bytes(struct qn_engine *e);
 /* Evaluates e->step as filled in; 0 or QN_E_NUMERIC. */
 int step_run(struct qn_engine *e, struct qn_error *err);
+/* Runs fn on the workers that a step of n_rows takes, with counters as they are at the start of a step. */
+void step_start(struct qn_engine *e, void (*fn)(struct worker *w, void *arg));
+/* Behind a step that was a try: the states of its spans, which have been cut to what stays. */
+void step_keep(struct qn_engine *e);
+
+/* ---- draft.c */
+/* What the draft block has to know of spans that were evaluated or kept: rows of s->last at sp->row. */
+void draft_follow(struct qn_engine *e, const struct span *sp);
 
 /* ---- stats.c */
 void stats_begin(struct qn_engine *e); /* around a step */
 void stats_end(struct qn_engine *e);
+void stats_end_keep(struct qn_engine *e); /* around step_keep() */
+void stats_end_draft(struct qn_engine *e); /* around the draft block */
 struct phase_clock *stats_enter(struct ctx *c); /* a worker's part of it; NULL when statistics are off */
 void stats_leave(struct ctx *c);
 void stats_turn(struct phase_clock *k, enum qn_phase p);
@@ -273,6 +309,10 @@ static inline int64_t x_stride(const struct qn_engine *e)
 struct cols acts_cols(const struct acts *a, const struct mat *m);
 /* Norm of all rows of x by weight w, quantized: private copies for few rows, else shared ones and a barrier. */
 struct acts step_norm(struct ctx *c, const float *w);
+/* The same of rows row[0..n). */
+struct acts step_norm_rows(struct ctx *c, const float *w, const int32_t *row, int n);
+/* Rotary angles of the rows [first, last). */
+void step_angles(struct ctx *c, int64_t first, int64_t last);
 /* One row of cols floats; does nothing for widths that no quantized matrix can have. */
 void step_quantize(const struct ctx *c, const float *x, int64_t cols, struct act_group *out);
 /* Row t of s->mix, [n_head][dim], has this head's columns: quantizes them. */
@@ -307,9 +347,20 @@ static inline int64_t tile_bytes(const struct mat *m)
 /* All tiles of all products, split over the workers.  No barrier at its end. */
 void step_products(struct ctx *c, const struct product *p, int n, const struct acts *a);
 
+/* ---- engine.c */
+int engine_check_spans(qn_engine *e, const struct qn_span *spans, int n_spans, const float *logits,
+                       struct qn_error *err);
+/* Adds n tokens of span sp, from its token `from` on, as one span of the step. */
+void engine_add_rows(qn_engine *e, const struct qn_span *sp, int from, int n);
+/* The step's spans are done: their sequences have their tokens; the draft block and the store get what they want of them. */
+void engine_end_step(qn_engine *e);
+
 /* ---- attn.c, delta.c: project, mix, and add to the residual stream; end after a barrier */
 void attn_layer(struct ctx *c, const struct layer *l);
 void delta_layer(struct ctx *c, const struct layer *l);
+/* Brings the states and convolutions' inputs of the spans, now as long as what stays of them, behind rows that were tried. */
+void delta_keep(struct ctx *c);
+size_t delta_tried_floats(const struct hparams *hp); /* of one row and layer */
 /* Scratch of an attention over n_ctx positions; what shorter ones do not use is not touched. */
 size_t attn_partial_floats(const struct qn_engine *e, int n_ctx);
 /* ---- ffn.c */

@@ -14,7 +14,6 @@
 static const char magic[8] = {'Q', 'U', 'E', 'R', 'N', 'S', 'E', 'S'};
 enum { DATA_ALIGN = 4096 };
 
-static size_t state_size(const struct qn_engine *e) { return e->state_bytes + e->conv_bytes; }
 static int pages_of(uint64_t n_ids) { return (int)((n_ids + ATTN_BLOCK - 1) / ATTN_BLOCK); }
 
 static int n_states(const uint64_t *before)
@@ -224,6 +223,9 @@ static int check_head(struct qn_engine *e, const struct file_map *m, const char 
     if (h->n_ids > n_ctx)
         return fail(err, QN_E_NOSPACE, "%s: %llu tokens, the context holds %d", path, (unsigned long long)h->n_ids,
                     e->n_ctx);
+    if (h->state_bytes != want.state_bytes && h->page_bytes != want.page_bytes)
+        return fail(err, QN_E_ARGUMENT, "%s: a session %s the model's draft block, which this engine was opened %s",
+                    path, e->model.drafts ? "without" : "with", e->model.drafts ? "with" : "without");
     want.head_hash = h->head_hash;
     uint64_t all = want.data_at + (uint64_t)n_states(h->before) * want.state_bytes +
                    (uint64_t)pages_of(want.n_ids) * want.page_bytes;
@@ -266,6 +268,14 @@ static int check_data(struct qn_engine *e, const struct file_map *m, const char 
     return code;
 }
 
+/* The only numbers of a state that addresses depend on. */
+static int check_behind(const qn_seq *s, const char *path, struct qn_error *err)
+{
+    if (s->behind && (s->behind->n < 0 || s->behind->n > BEHIND_ROWS || s->behind->n > s->n))
+        return fail(err, QN_E_FORMAT, "%s: damaged: the draft block is %d tokens behind %d", path, s->behind->n, s->n);
+    return 0;
+}
+
 static int load(qn_seq *s, const struct file_map *m, const char *path, struct session_head *h, struct qn_error *err)
 {
     struct qn_engine *e = s->engine;
@@ -286,12 +296,14 @@ static int load(qn_seq *s, const struct file_map *m, const char *path, struct se
     for (int i = 0; i < n_states(h->before) - 1; i++, from += state_size(e)) {
         memcpy(s->state, from, state_size(e));
         s->n = (int)h->before[i];
+        if (check_behind(s, path, err))
+            return err->code;
         qn_seq_keep(s);
     }
     memcpy(s->state, from, state_size(e));
     s->stale = false;
     s->n = (int)h->n_ids;
-    return 0;
+    return check_behind(s, path, err);
 }
 
 int qn_seq_load(qn_seq *s, const char *path, char **note, size_t *n_note, struct qn_error *err)

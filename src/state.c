@@ -11,17 +11,23 @@
 
 static size_t round_up(size_t n, size_t to) { return (n + to - 1) / to * to; }
 
+/* Where in a slot the struct is, behind the other parts. */
+static size_t behind_at(const struct qn_engine *e) { return round_up(e->state_bytes + e->conv_bytes, CACHE_LINE); }
+
 void state_sizes(struct qn_engine *e)
 {
     const struct hparams *hp = &e->model.hp;
     size_t dim = (size_t)hp->ssm_dim;
     e->n_blocks = (e->n_ctx - 1) / ATTN_BLOCK + 1;
     e->kv_block_bytes = kv_key_bytes(e->k_kind, hp->head_dim) + kv_value_bytes(e->v_kind, hp->head_dim);
-    e->page_bytes = e->kv_block_bytes * (size_t)hp->n_head_kv * (size_t)e->model.n_attn;
+    e->page_bytes = e->kv_block_bytes * (size_t)hp->n_head_kv * (size_t)e->model.n_kv;
     e->state_bytes = sizeof(float) * (size_t)e->model.n_delta * (size_t)hp->n_v_head * dim * dim;
     size_t channels = (2 * (size_t)hp->n_k_head + (size_t)hp->n_v_head) * dim;
     e->conv_bytes = hp->n_tap ? sizeof(float) * (size_t)e->model.n_delta * (size_t)(hp->n_tap - 1) * channels : 0;
-    e->slot_bytes = round_up(e->state_bytes + e->conv_bytes, 4096); /* sequences do not share pages of the system */
+    e->behind_bytes = e->model.drafts ? behind_at(e) - e->state_bytes - e->conv_bytes + sizeof(struct behind) +
+                                            sizeof(float) * BEHIND_ROWS * (size_t)hp->n_embd
+                                      : 0;
+    e->slot_bytes = round_up(state_size(e), 4096); /* sequences do not share pages of the system */
 }
 
 int state_open(struct qn_engine *e, struct qn_error *err)
@@ -158,9 +164,14 @@ void state_admit(struct qn_seq *s, int n)
 void state_read_page(const struct qn_seq *s, int b, uint8_t *out)
 {
     const struct qn_engine *e = s->engine;
-    const int end = s->n - b * ATTN_BLOCK, dim = e->model.hp.head_dim;
+    const int dim = e->model.hp.head_dim;
+    const size_t trunk = e->kv_block_bytes * (size_t)e->model.hp.n_head_kv * (size_t)e->model.n_attn;
     memcpy(out, slab_at(&e->pages, s->page[b]), e->page_bytes);
-    for (size_t at = 0; end < ATTN_BLOCK && at < e->page_bytes; at += e->kv_block_bytes) {
+    for (size_t at = 0; at < e->page_bytes; at += e->kv_block_bytes) {
+        int end = s->n - b * ATTN_BLOCK - (at < trunk ? 0 : s->behind->n);
+        if (end >= ATTN_BLOCK)
+            continue;
+        end = end < 0 ? 0 : end;
         kv_clear_keys(e->k_kind, out + at, dim, end);
         kv_clear_values(e->v_kind, out + at + kv_key_bytes(e->k_kind, dim), dim, end);
     }
@@ -170,6 +181,16 @@ void state_drop_pages(struct qn_seq *s, int n)
 {
     while (s->n_pages > n)
         drop_page(s, s->page[--s->n_pages]);
+}
+
+void state_retract(struct qn_seq *s)
+{
+    int n = (s->n + ATTN_BLOCK - 1) / ATTN_BLOCK, promised = s->n_pages - n;
+    state_drop_pages(s, n);
+    s->n_promised += promised;
+    s->engine->n_promised += promised;
+    if (s->n % ATTN_BLOCK)
+        s->engine->fill[s->page[s->n_pages - 1]] = (uint8_t)(s->n % ATTN_BLOCK);
 }
 
 /* ---- sequences */
@@ -204,6 +225,8 @@ int qn_seq_new(qn_seq **out, qn_engine *e, struct qn_error *err)
     s->stale = !fresh;
     s->state = (float *)(void *)slab_at(&e->slots, s->slot);
     s->conv = s->state + e->state_bytes / sizeof(float);
+    if (e->behind_bytes)
+        s->behind = (struct behind *)(void *)((uint8_t *)s->state + behind_at(e));
     e->n_live++;
     *out = s;
     return 0;
@@ -212,7 +235,7 @@ int qn_seq_new(qn_seq **out, qn_engine *e, struct qn_error *err)
 void state_settle(struct qn_seq *s)
 {
     if (s->stale)
-        memset(s->state, 0, s->engine->state_bytes + s->engine->conv_bytes);
+        memset(s->state, 0, state_size(s->engine));
     s->stale = false;
 }
 
@@ -228,7 +251,7 @@ int qn_seq_fork(qn_seq **out, const qn_seq *from, struct qn_error *err)
         state_share_page(s, from->page[s->n_pages]);
     s->n = from->n;
     memcpy(s->ids, from->ids, (size_t)s->n * sizeof *s->ids);
-    memcpy(s->state, from->state, e->state_bytes + e->conv_bytes);
+    memcpy(s->state, from->state, state_size(e));
     s->stale = false;
     return 0;
 }

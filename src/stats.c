@@ -77,22 +77,46 @@ static void add_ffn(struct qn_stats *s, const struct ffn_weights *f, int64_t n, 
     }
 }
 
-/* Caches and states of the step's sequences.  A row attends to all positions up to its own. */
-static void add_spans(struct qn_stats *s, const struct qn_engine *e)
+/* States of the step's sequences. */
+static void add_states(struct qn_stats *s, const struct qn_engine *e)
 {
     enum { RULE_OPS = 8 }; /* for each element of a state: fma of k and of q, decay, fma of the update */
     const struct hparams *hp = &e->model.hp;
-    double n_attn = e->model.n_attn, n_delta = e->model.n_delta;
-    double dim = hp->ssm_dim, state = n_delta * (double)hp->n_v_head * dim * dim;
+    double dim = hp->ssm_dim, state = e->model.n_delta * (double)hp->n_v_head * dim * dim;
+    for (int i = 0; i < e->step.n_spans; i++) {
+        s->bytes[QN_PHASE_DELTA] += (e->step.tried ? 1.0 : 2.0) * (double)(e->state_bytes + e->conv_bytes);
+        s->float_ops[QN_PHASE_DELTA] += RULE_OPS * state * e->step.span[i].n;
+    }
+}
+
+/* Tokens that were tried and stay: the rule once more. */
+static void add_kept(struct qn_stats *s, const struct qn_engine *e)
+{
+    for (int i = 0; i < e->step.n_spans; i++)
+        s->bytes[QN_PHASE_DELTA] += 2.0 * (double)(e->state_bytes + e->conv_bytes);
+}
+
+/* Keys and values of so many layers.  A row attends to all positions up to its own. */
+static void add_attention(struct qn_stats *s, const struct qn_engine *e, int n_layers)
+{
+    const struct hparams *hp = &e->model.hp;
     double position = (double)hp->n_head_kv / ATTN_BLOCK *
                       (double)(kv_key_bytes(e->k_kind, hp->head_dim) + kv_value_bytes(e->v_kind, hp->head_dim));
     for (int i = 0; i < e->step.n_spans; i++) {
         double pos = e->step.span[i].pos, n = e->step.span[i].n, seen = n * pos + n * (n + 1) / 2;
-        s->bytes[QN_PHASE_ATTENTION] += n_attn * position * (pos + 2 * n);
-        s->float_ops[QN_PHASE_ATTENTION] += n_attn * 4 * (double)hp->n_head * (double)hp->head_dim * seen;
-        s->bytes[QN_PHASE_DELTA] += 2.0 * (double)(e->state_bytes + e->conv_bytes);
-        s->float_ops[QN_PHASE_DELTA] += RULE_OPS * state * n;
+        s->bytes[QN_PHASE_ATTENTION] += n_layers * position * (pos + 2 * n);
+        s->float_ops[QN_PHASE_ATTENTION] += n_layers * 4.0 * (double)hp->n_head * (double)hp->head_dim * seen;
     }
+}
+
+static void add_draft(struct qn_stats *s, const struct qn_engine *e)
+{
+    const struct nextn_block *b = e->model.nextn;
+    add_mat(s, QN_PHASE_PROJECTIONS, &b->eh_proj, e->step.n_rows);
+    add_mixer(s, &b->layer, e->step.n_rows);
+    add_ffn(s, &b->layer.ffn, e->step.n_rows, e->model.hp.n_expert_used);
+    add_mat(s, QN_PHASE_HEAD, &e->model.output, e->step.n_out);
+    add_attention(s, e, 1);
 }
 
 static void add_work(struct qn_stats *s, const struct qn_engine *e)
@@ -105,7 +129,8 @@ static void add_work(struct qn_stats *s, const struct qn_engine *e)
     }
     add_mat(s, QN_PHASE_HEAD, &m->output, e->step.n_out);
     s->bytes[QN_PHASE_OTHER] += mat_bytes(&m->token_embd) / (double)m->token_embd.rows * (double)n;
-    add_spans(s, e);
+    add_states(s, e);
+    add_attention(s, e, e->model.n_attn);
 }
 
 /* ---- the workers' clocks */
@@ -169,10 +194,8 @@ void stats_begin(struct qn_engine *e)
         *e->scratch[i].clock = (struct phase_clock){.mark = now, .now = QN_PHASE_OTHER};
 }
 
-void stats_end(struct qn_engine *e)
+static void add_clocks(struct qn_engine *e)
 {
-    if (!e->stats_on)
-        return;
     struct qn_stats *s = &e->stats;
     const struct phase_clock *first = e->scratch[0].clock;
     int64_t end = now_ns(), total = 0, least = INT64_MAX, most = 0;
@@ -191,13 +214,36 @@ void stats_end(struct qn_engine *e)
     s->seconds += (double)total * 1e-9 / n;
     s->wait_least_s += (double)least * 1e-9;
     s->wait_most_s += (double)most * 1e-9;
-    s->steps++;
-    s->rows += e->step.n_rows;
     s->barriers += first->barriers;
     s->expert_layers += first->expert_layers;
     s->experts += first->experts;
     s->bytes[QN_PHASE_EXPERTS] += first->expert_bytes;
-    add_work(s, e);
+}
+
+void stats_end(struct qn_engine *e)
+{
+    if (!e->stats_on)
+        return;
+    add_clocks(e);
+    e->stats.steps++;
+    e->stats.rows += e->step.n_rows;
+    add_work(&e->stats, e);
+}
+
+void stats_end_draft(struct qn_engine *e)
+{
+    if (!e->stats_on)
+        return;
+    add_clocks(e);
+    add_draft(&e->stats, e);
+}
+
+void stats_end_keep(struct qn_engine *e)
+{
+    if (!e->stats_on)
+        return;
+    add_clocks(e);
+    add_kept(&e->stats, e);
 }
 
 void qn_stats_start(qn_engine *e)

@@ -22,9 +22,10 @@ static void *take(struct qn_engine *e, size_t n, size_t each)
 static size_t max2(size_t a, size_t b) { return a > b ? a : b; }
 
 /* Widest row that is normed or mixed and then quantized. */
-static size_t widest(const struct hparams *hp)
+static size_t widest(const struct model *m)
 {
-    size_t w = max2((size_t)hp->n_embd, (size_t)hp->n_head * (size_t)hp->head_dim);
+    const struct hparams *hp = &m->hp;
+    size_t w = max2((size_t)hp->n_embd * (m->drafts ? 2 : 1), (size_t)hp->n_head * (size_t)hp->head_dim);
     return max2(w, (size_t)hp->n_v_head * (size_t)hp->ssm_dim);
 }
 
@@ -49,7 +50,8 @@ static void take_routing(struct qn_engine *e, struct routing *r, size_t n_rows)
 static void take_worker(struct qn_engine *e, struct worker_scratch *s)
 {
     const struct hparams *hp = &e->model.hp;
-    size_t wide = widest(hp), group = (size_t)(hp->n_head / hp->n_head_kv) * ATTN_TOKENS, dim = (size_t)hp->ssm_dim;
+    size_t wide = widest(&e->model), group = (size_t)(hp->n_head / hp->n_head_kv) * ATTN_TOKENS,
+           dim = (size_t)hp->ssm_dim;
     s->clock = take(e, 1, sizeof *s->clock);
     s->norm = take(e, FEW_ROWS * wide, sizeof(float));
     s->act = take(e, FEW_ROWS * (wide / QUANT_GROUP + 1), sizeof(struct act_group));
@@ -59,6 +61,7 @@ static void take_worker(struct qn_engine *e, struct worker_scratch *s)
     s->k = take(e, DELTA_CHUNK * dim, sizeof(float));
     s->v = take(e, DELTA_CHUNK * dim, sizeof(float));
     s->gate = take(e, (size_t)DELTA_CHUNK * 8, sizeof(float));
+    s->tile = take(e, max2(dim, DELTA_CHUNK) * 16, sizeof(float));
     s->router = take(e, (size_t)hp->n_expert, sizeof(float));
     take_routing(e, &s->routing, FEW_ROWS);
     s->attn_q = take(e, group * (size_t)hp->head_dim, sizeof(float));
@@ -71,9 +74,12 @@ static void take_all(struct qn_engine *e)
 {
     const struct hparams *hp = &e->model.hp;
     struct step *s = &e->step;
-    size_t t = (size_t)e->n_ubatch, wide = widest(hp), k = (size_t)hp->n_expert_used, n_exp = (size_t)hp->n_expert;
+    size_t t = (size_t)e->n_ubatch, wide = widest(&e->model), k = (size_t)hp->n_expert_used,
+           n_exp = (size_t)hp->n_expert;
     size_t hidden = (size_t)hp->n_ff_exp, shared = (size_t)(n_exp ? hp->n_ff_shexp : hp->n_ff);
     e->arena_used = 0;
+    s->n_try = e->n_draft ? e->n_seq * (e->n_draft + 1) : 0;
+    s->n_try = s->n_try < e->n_ubatch ? s->n_try : e->n_ubatch;
     s->span = take(e, t, sizeof *s->span);
     s->ids = take(e, t, sizeof *s->ids);
     s->out_row = take(e, t, sizeof *s->out_row);
@@ -82,6 +88,13 @@ static void take_all(struct qn_engine *e)
     s->act = take(e, t * (wide / QUANT_GROUP + 1), sizeof(struct act_group));
     s->proj = take(e, t * proj_cols(hp), sizeof(float));
     s->mix = take(e, t * wide, sizeof(float));
+    s->tried_room = take(e, (size_t)s->n_try * (size_t)e->model.n_delta, sizeof(float) * delta_tried_floats(hp));
+    if (e->model.drafts) {
+        s->last = take(e, t * (size_t)hp->n_embd, sizeof(float));
+        s->pair = take(e, t * (size_t)hp->n_embd, 2 * sizeof(float));
+        s->draft_out = take(e, (size_t)hp->n_embd, sizeof(float));
+        s->draft_logits = take(e, (size_t)hp->n_vocab, sizeof(float));
+    }
     s->cos_sin = take(e, t * (size_t)hp->n_rot, sizeof(float));
     s->partial = take(e, attn_partial_floats(e, e->n_ctx), sizeof(float));
     s->merged = take(e, (size_t)FEW_ROWS * (size_t)hp->n_head_kv, sizeof *s->merged);
@@ -217,7 +230,7 @@ static void note_bad(struct ctx *c)
 }
 
 /* Norms and quantizes rows row[0..n) of x (row NULL: 0..n); privately or shared, see step_norm. */
-static struct acts norm_rows(struct ctx *c, const float *w, const int32_t *row, int n)
+struct acts step_norm_rows(struct ctx *c, const float *w, const int32_t *row, int n)
 {
     struct step *s = c->s;
     int64_t h = c->e->model.hp.n_embd, first = 0, last = n;
@@ -239,7 +252,7 @@ static struct acts norm_rows(struct ctx *c, const float *w, const int32_t *row, 
     return (struct acts){.f = norm, .q = act, .n = n, .cols = h};
 }
 
-struct acts step_norm(struct ctx *c, const float *w) { return norm_rows(c, w, NULL, c->s->n_rows); }
+struct acts step_norm(struct ctx *c, const float *w) { return step_norm_rows(c, w, NULL, c->s->n_rows); }
 
 void step_head_done(struct ctx *c, int t, int head, int n_head, int dim)
 {
@@ -362,6 +375,18 @@ void step_products(struct ctx *c, const struct product *p, int n, const struct a
 
 /* ---- the step */
 
+void step_angles(struct ctx *c, int64_t first, int64_t last)
+{
+    struct step *s = c->s;
+    const struct model *m = &c->e->model;
+    for (int i = 0; i < s->n_spans && m->n_kv > 0; i++) {
+        const struct span *sp = &s->span[i];
+        for (int64_t t = sp->row > first ? sp->row : first; t < last && t < sp->row + sp->n; t++)
+            c->e->ops.rope_angles(s->cos_sin + t * m->hp.n_rot, m->inv_freq, m->hp.n_rot / 2,
+                                  sp->pos + (int)(t - sp->row), m->rope_mscale);
+    }
+}
+
 static void embed(struct ctx *c)
 {
     struct step *s = c->s;
@@ -370,12 +395,7 @@ static void embed(struct ctx *c)
     pool_share(c->w, s->n_rows, &first, &last);
     for (int64_t t = first; t < last; t++)
         model_row(m, &m->token_embd, s->ids[t], s->x + t * x_stride(c->e));
-    for (int i = 0; i < s->n_spans && m->n_attn > 0; i++) {
-        const struct span *sp = &s->span[i];
-        for (int64_t t = sp->row > first ? sp->row : first; t < last && t < sp->row + sp->n; t++)
-            c->e->ops.rope_angles(s->cos_sin + t * m->hp.n_rot, m->inv_freq, m->hp.n_rot / 2,
-                                  sp->pos + (int)(t - sp->row), m->rope_mscale);
-    }
+    step_angles(c, first, last);
     meet(c);
 }
 
@@ -386,7 +406,7 @@ static void head(struct ctx *c)
     if (s->n_out == 0)
         return;
     phase(c, QN_PHASE_HEAD);
-    struct acts a = norm_rows(c, m->output_norm, s->out_row, s->n_out);
+    struct acts a = step_norm_rows(c, m->output_norm, s->out_row, s->n_out);
     struct product p = {.m = &m->output, .y = s->logits, .ldy = (size_t)m->hp.n_vocab};
     step_products(c, &p, 1, &a);
     meet(c);
@@ -404,6 +424,17 @@ static void trace(struct ctx *c)
     size_t h = (size_t)c->e->model.hp.n_embd, n = (size_t)c->s->n_rows;
     for (size_t t = 0; c->s->trace && c->w->id == 0 && t < n; t++)
         memcpy(c->s->trace + ((size_t)c->layer * n + t) * h, c->s->x + t * (size_t)x_stride(c->e), h * sizeof(float));
+}
+
+/* What the draft block reads. */
+static void keep_last(struct ctx *c)
+{
+    const struct model *m = &c->e->model;
+    int64_t first, last, h = m->hp.n_embd;
+    phase(c, QN_PHASE_HEAD);
+    pool_share(c->w, c->s->n_rows, &first, &last);
+    for (int64_t t = first; t < last; t++)
+        c->e->ops.rmsnorm(c->s->last + t * h, c->s->x + t * x_stride(c->e), m->output_norm, (int)h, m->hp.eps);
 }
 
 static void step_worker(struct worker *w, void *arg)
@@ -425,19 +456,54 @@ static void step_worker(struct worker *w, void *arg)
     }
     c.layer = e->model.hp.n_layer;
     trace(&c);
+    if (e->model.drafts)
+        keep_last(&c);
     head(&c);
     stats_leave(&c);
     simd_float_leave(saved);
 }
 
-int step_run(struct qn_engine *e, struct qn_error *err)
+static void keep_worker(struct worker *w, void *arg)
+{
+    struct qn_engine *e = arg;
+    struct ctx c = {.e = e, .s = &e->step, .w = w, .mine = &e->scratch[w->id]};
+    uint64_t saved = simd_float_enter();
+    c.clock = stats_enter(&c);
+    delta_keep(&c);
+    stats_leave(&c);
+    simd_float_leave(saved);
+}
+
+/* Steps of a row for each sequence, or few for each, read the weights; larger ones compute. */
+static int n_workers(const struct qn_engine *e)
+{
+    const struct step *s = &e->step;
+    return s->n_rows <= e->n_seq || s->tried ? e->n_threads : e->n_threads_batch;
+}
+
+void step_start(struct qn_engine *e, void (*fn)(struct worker *w, void *arg))
 {
     struct step *s = &e->step;
     for (int i = 0; i < s->n_task; i++)
         atomic_store_explicit(&s->task[(size_t)i * TASK_STRIDE], 0, memory_order_relaxed);
     atomic_store_explicit(&s->bad_place, INT_MAX, memory_order_relaxed);
+    pool_run(e->pool, n_workers(e), fn, e);
+}
+
+void step_keep(struct qn_engine *e)
+{
+    if (e->model.n_delta == 0)
+        return;
     stats_begin(e);
-    pool_run(e->pool, s->n_rows <= e->n_seq ? e->n_threads : e->n_threads_batch, step_worker, e);
+    step_start(e, keep_worker);
+    stats_end_keep(e);
+}
+
+int step_run(struct qn_engine *e, struct qn_error *err)
+{
+    struct step *s = &e->step;
+    stats_begin(e);
+    step_start(e, step_worker);
     stats_end(e);
     int bad = atomic_load_explicit(&s->bad_place, memory_order_relaxed), n_layer = e->model.hp.n_layer;
     if (bad == INT_MAX)

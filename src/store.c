@@ -342,7 +342,7 @@ bool store_keep(struct store *st, struct qn_seq *s)
     if (n && !there && st->e->slot_bytes) {
         budget_make_room(st->e, &st->e->slots, st->e->slot_bytes); /* nothing leaves for it any more */
         n->slot = slab_take(&st->e->slots, NULL);
-        memcpy(slab_at(&st->e->slots, n->slot), s->state, st->e->state_bytes + st->e->conv_bytes);
+        memcpy(slab_at(&st->e->slots, n->slot), s->state, state_size(st->e));
         st->bytes += st->e->slot_bytes;
     }
     if (n)
@@ -398,7 +398,7 @@ static void restore(struct store *st, struct qn_seq *s, struct place at, const i
     while (s->n_pages < n_pages)
         state_share_page(s, st->way[s->n_pages]);
     if (e->slot_bytes)
-        memcpy(s->state, slab_at(&e->slots, at.node->slot), e->state_bytes + e->conv_bytes);
+        memcpy(s->state, slab_at(&e->slots, at.node->slot), state_size(e));
     s->stale = false;
     memmove(s->ids, ids, (size_t)at.n * sizeof *ids);
     s->n = at.n;
