@@ -85,6 +85,48 @@ refuses 1 "prompt has 5 tokens, the context holds 4" run -m "$demo" -p "$start" 
 is "the bundled model is the default" "$("$quern" run -p "$start" -n 3 --temp 0 2>"$tmp/err")" ", there was"
 check "and that is said" grep -q 'using the bundled demo model' "$tmp/err"
 
+# a full context: text after a shift is that of a fresh run on the shifted prompt
+q run -m "$demo" -p 'The little dog ran to' -c 24 -n 30 --temp 0 --ignore-eos --on-full shift >"$tmp/run"
+check "a shift is said" grep -q 'context of 24 positions is full: 13 tokens left out behind the first 0, 0 kept, 12 read again' "$tmp/err"
+ids_of() { q tokenize -m "$demo" | tr -d '[] ' | tr , '\n'; }
+text_of() { q tokenize -m "$demo" --detokenize; }
+{ printf 'The little dog ran to'; cat "$tmp/run"; } | ids_of >"$tmp/ids"
+is "prompt and text are as many tokens as were read and written" "$(wc -l <"$tmp/ids")" 35
+sed -n 14,25p "$tmp/ids" | text_of >"$tmp/shifted"
+q run -m "$demo" -f "$tmp/shifted" -n 10 --temp 0 --ignore-eos >"$tmp/fresh"
+sed -n '26,$p' "$tmp/ids" | text_of >"$tmp/behind"
+same "behind a shift" "$tmp/behind" "$tmp/fresh"
+q run -m "$demo" -p 'The little dog ran to' -c 24 -n 30 --temp 0 --ignore-eos --on-full shift --keep 10 >"$tmp/run"
+check "what is kept" grep -q '8 tokens left out behind the first 10, 10 kept, 7 read again' "$tmp/err"
+{ printf 'The little dog ran to'; cat "$tmp/run"; } | ids_of >"$tmp/ids"
+sed -n '1,10p;19,25p' "$tmp/ids" | text_of >"$tmp/shifted"
+q run -m "$demo" -f "$tmp/shifted" -n 7 --temp 0 --ignore-eos >"$tmp/fresh"
+sed -n 26,32p "$tmp/ids" | text_of >"$tmp/behind"
+same "behind a shift with a beginning that stays" "$tmp/behind" "$tmp/fresh"
+q run -m "$demo" -p "$start, there was a little girl" -c 6 -n 2 --temp 0 --on-full shift >"$tmp/run"
+check "a prompt is shifted" grep -q 'prompt has [0-9]* tokens, the context holds 6: [0-9]* left out' "$tmp/err"
+is "and then is the prompt" "$(cat "$tmp/run")" "$(q run -m "$demo" -p " little girl" -n 2 --temp 0 --on-full shift)"
+
+# memory is promised before anything is read
+q run -m "$demo" -p x -n 16777000 -c 16777216 -ctk f32 -ctv f32 --stop ' ' >"$tmp/run" && fits= ||
+    fits=$(sed -n 's/.*16777001 tokens: \([0-9]*\) would fit.*/\1/p' "$tmp/err")
+if [ -n "$fits" ]; then
+    is "nothing is written that cannot be ended" "$(wc -c <"$tmp/run")" 0
+    is "what fits is done" "$(q run -m "$demo" -p "$start" -n $((fits * 9 / 10)) -c 16777216 -ctk f32 -ctv f32 --temp 0 --stop there)" ", "
+    is "an answer without a limit has what there is" \
+        "$(q run -m "$demo" -p "$start" -c 16777216 -ctk f32 -ctv f32 --temp 0 --stop there)" ", "
+    for i in 1 2 3 4; do
+        echo "{\"prompt\": \"Once upon a time $i\", \"max_tokens\": $((fits * 6 / 10)), \"stop\": \" \"}"
+    done >"$tmp/large.jsonl"
+    echo '{"prompt": "x", "max_tokens": 16777000}' >>"$tmp/large.jsonl"
+    q batch -m "$demo" -i "$tmp/large.jsonl" -o "$tmp/large.out" -c 16777216 -ctk f32 -ctv f32 -s 1
+    check "lines wait for memory" grep -q 'fewer than 4 side by side: no memory for a context of' "$tmp/err"
+    is "and are answered" "$(grep -c '"finish_reason":"stop"' "$tmp/large.out")" 4
+    is "but for one that can never fit" "$(grep -c 'no memory for a context of 16777001 tokens: [0-9]* would fit' "$tmp/large.out")" 1
+else
+    echo "SKIPPED: memory has room for 16777216 positions"
+fi
+
 # ---- chat over a pipe
 printf 'My secret word is apple. Remember it.\n\nWhat is my secret word?\n/save %s\n' "$tmp/talk.json" |
     q chat -m "$demo" --temp 0 --think off >"$tmp/chat"
@@ -120,6 +162,32 @@ is "a text goes on" "$(cat "$tmp/part")" "$(cat "$tmp/all")"
 check "without being read again" grep -q 'text.session: [1-9][0-9]* tokens kept, 15 read' "$tmp/err"
 goes -p 'The dog went to the' -n 24 >"$tmp/again"
 is "the same prompt is known" "$(cat "$tmp/again")" "$(cat "$tmp/all")"
+# Ctrl-C while the prompt is read leaves the session as it was, and while text is written keeps what there is
+interrupt() { # COMMAND...: once it has written something; its exit status
+    : >"$tmp/out"
+    "$@" >"$tmp/out" 2>"$tmp/err" &
+    pid=$!
+    for again in 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20; do
+        [ -s "$tmp/out" ] || sleep 1
+    done
+    for again in 1 2 3; do # at first it may not be ready for that
+        sleep 0.1
+        kill -INT $pid 2>/dev/null
+    done
+    wait $pid
+    echo $?
+}
+cp "$tmp/text.session" "$tmp/kept.session"
+awk 'BEGIN { for (i = 0; i < 1200; i++) printf "word %d ", i % 7 }' >"$tmp/slow"
+is "a prompt is interrupted" \
+    "$(interrupt "$quern" run -m "$demo" --session "$tmp/text.session" -f "$tmp/slow" -b 1 -t 1 --echo)" 130
+check "and that is said" grep -q 'text.session: left as it was, the prompt was not read to its end' "$tmp/err"
+same "the session is as it was" "$tmp/text.session" "$tmp/kept.session"
+is "a text is interrupted" "$(interrupt "$quern" run -m "$demo" -p "$start" --temp 0 --ignore-eos --echo --session "$tmp/text.session")" 130
+goes -n 9 --ignore-eos >>"$tmp/out"
+q run -m "$demo" -p "$start" --temp 0 --ignore-eos --echo >"$tmp/all"
+head -c "$(wc -c <"$tmp/out")" "$tmp/all" >"$tmp/part"
+same "and goes on" "$tmp/out" "$tmp/part"
 refuses 1 "a session of another command" run -m "$demo" --session "$tmp/good.session"
 refuses 1 "not a JSON array" chat -m "$demo" --session "$tmp/text.session"
 refuses 1 "nothing to go on with" run -m "$demo" --session "$tmp/none.session"
@@ -160,6 +228,48 @@ check "chat says where a prompt parts from what is known" grep -q 'parts from wh
     "$tmp/kept"
 is "undo takes back" "$(printf 'Hello\n/undo\n/undo\n/edit x\n/edit\n' | q chat -m "$demo" -n 1 | wc -l; sed -n 's/^quern: \(there\|taken\|.edit\).*/\1/p' "$tmp/err" | tr '\n' ' ')" "1
 taken there there /edit "
+
+# a full context
+long() {
+    printf '%s\n' 'My name is Ann.' 'Tell me about a dog.' 'And a cat?' 'What is a cow?' 'Tell me a story.' "/save $tmp/long.json" /stats |
+        q chat -m "$demo" --temp 0 --think off -c 96 --system-prompt 'You are kind.' "$@"
+}
+long >"$tmp/chat"
+is "a message that does not fit is not taken" "$(grep -c 'context is full: .* the message was not taken' "$tmp/err")" 2
+long --on-full drop-oldest-turns >"$tmp/dropped"
+is "the oldest turns are dropped" "$(grep -c 'positions is full: the oldest 2 messages dropped, [1-9][0-9]* tokens kept, [1-9][0-9]* read again' "$tmp/err")" 3
+is "which are the oldest" "$(grep -c '"content": "\(You are kind.\|What is a cow?\|Tell me a story.\)"' "$tmp/long.json")" 3
+is "and no more than that" "$(grep -c '"role"' "$tmp/long.json")" 5
+sed '/What is a cow/q' "$tmp/long.json" >"$tmp/rest.json"
+{
+    cat "$tmp/rest.json"
+    printf '},{"role": "assistant", "content": "%s"}]' "$(sed -n 4p "$tmp/dropped")"
+} >"$tmp/rest2.json"
+printf '/load %s\nTell me a story.\n' "$tmp/rest2.json" | q chat -m "$demo" --temp 0 --think off >"$tmp/chat"
+is "the answer is that to what is left" "$(cat "$tmp/chat")" "$(sed -n 5p "$tmp/dropped")"
+long --on-full shift >"$tmp/shifted"
+is "ids are left out" "$(grep -c 'positions is full: [0-9]* tokens left out behind the first 11, [1-9][0-9]* kept, [1-9][0-9]* read again' "$tmp/err")" 2
+is "no message is" "$(grep -c '"role"' "$tmp/long.json")" 11
+check "it is in the figures" grep -q '^context .* in use; [1-9][0-9]* tokens of the conversation left out' "$tmp/shifted"
+long --on-full shift --cache-ram 0 -ub 7 >"$tmp/read"
+is "what was kept changes nothing" "$(sed 5q "$tmp/read")" "$(sed 5q "$tmp/shifted")"
+for how in shift drop-oldest-turns; do
+    for cache in '' '--cache-ram 0'; do
+        # shellcheck disable=SC2086
+        printf '%s\n' 'My name is Ann.' 'And a dog?' 'Tell me a long story.' |
+            q chat -m "$demo" --temp 0 --think off -c 96 -n 70 --stop Ann --on-full $how $cache >"$tmp/chat$cache"
+    done
+    same "an answer that is longer than the context, $how" "$tmp/chat" "$tmp/chat--cache-ram 0"
+done
+
+for cache in '' '--cache-ram 0'; do
+    # shellcheck disable=SC2086
+    printf '/load %s\n%s\n' "$tmp/talk.json" 'Tell me a story.' |
+        q chat -m "$demo" --temp 0 --think off -c 96 --on-full drop-oldest-turns --ignore-eos $cache >"$tmp/chat$cache"
+done
+same "an answer for whose sake turns are dropped" "$tmp/chat" "$tmp/chat--cache-ram 0"
+is "twice, and then there is no more" "$(sed -n 's/.*is full: the oldest \([0-9]* messages\) .*/\1/p; s/.*\(all 96\).*/\1/p' "$tmp/err" | tr '\n' ' ')" \
+    "2 messages 2 messages all 96 "
 
 is "an unknown command is a message" "$(printf '/who are you?\n' | q chat -m "$demo" --temp 0 -n 1 --think off | wc -l)" 1
 printf 'word %.0s' 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20 >"$tmp/long"

@@ -3,7 +3,8 @@
  *
  * Every call to the engine carries one row for each sequence that is being continued and fills up with rows of prompts that
  * are still being read; a sequence that ends makes room for the next line at once.  A beginning that prompts have in common is read
- * once.  An answer depends on its line, the settings and its index only, never on its neighbours, so a killed run can go on where it
+ * once.  A line is begun when its prompt and its whole answer have been promised room; until then it waits for others to end.  An answer
+ * depends on its line, the settings and its index only, never on its neighbours, so a killed run can go on where it
  * was. */
 #include "gen.h"
 #include "journal.h"
@@ -37,6 +38,9 @@ struct slot {
     struct gen g;
     struct text text;
     int n_fed; /* ids of the prompt in the sequence */
+    int room; /* tokens it needs room for */
+    bool waits; /* until there is memory for them */
+    int n_out; /* tokens left out where the context was full */
     int mark; /* the store gets a snapshot behind so many of them; 0 = none */
     struct slot *leader; /* reads a beginning that this one has too, and until then this one waits; or NULL */
     int shared; /* length of that beginning */
@@ -67,6 +71,8 @@ struct batch {
     int64_t n_prompt, n_computed; /* ids of prompts: all, those that were read */
     int n_errors, n_before; /* lines with an error; lines finished by an earlier run */
     int64_t n_tokens; /* read and written */
+    int64_t n_again; /* of those read: where a context was full */
+    bool said_waiting;
     struct progress bar;
 };
 
@@ -211,8 +217,10 @@ static void record(struct batch *b, int index, const json_t *id, const struct sl
     json_object_set_new(j, "index", json_integer(index));
     json_object_set_new(j, "text", s && s->text.n ? json_text(s->text.s, s->text.n) : json_string(""));
     json_object_set_new(j, "finish_reason", json_string(s ? reasons[s->g.finish] : "error"));
-    json_object_set_new(j, "n_prompt", json_integer(s ? s->r.n_ids : 0));
+    json_object_set_new(j, "n_prompt", json_integer(s ? s->r.n_prompt : 0));
     json_object_set_new(j, "n_generated", json_integer(s ? s->g.n : 0));
+    if (s && s->n_out)
+        json_object_set_new(j, "n_left_out", json_integer(s->n_out));
     if (error)
         json_object_set_new(j, "error", json_text(error, strlen(error)));
     b->n_errors += error != NULL;
@@ -232,7 +240,6 @@ static void share(struct batch *b, struct slot *s)
     struct qn_cache_info cache;
     struct qn_kept k;
     qn_cache_info(b->e, &cache);
-    qn_seq_clear(s->seq);
     s->n_fed = qn_seq_resume(s->seq, s->r.ids, s->r.n_ids, &k);
     s->leader = NULL;
     s->mark = 0;
@@ -248,7 +255,7 @@ static void share(struct batch *b, struct slot *s)
     }
     for (int i = 0; i < b->o->n_parallel; i++) {
         struct slot *other = &b->slots[i];
-        int n = other == s || other->index < 0 ? 0 : agree(&s->r, other->r.ids, other->r.n_ids);
+        int n = other == s || other->index < 0 || other->waits ? 0 : agree(&s->r, other->r.ids, other->r.n_ids);
         if (n < best || n <= s->n_fed + SHARE_LEAST - 1 || other->n_fed >= n)
             continue;
         best = s->shared = n;
@@ -275,6 +282,33 @@ static int next_stop(const struct batch *b, const struct slot *s)
     return stop;
 }
 
+/* Has s promised the room it needs; else it gives up what it has and waits for others to end. */
+static void reserve(struct batch *b, struct slot *s)
+{
+    struct qn_error err;
+    s->waits = qn_seq_reserve(s->seq, s->room, &err) != 0;
+    if (!s->waits)
+        return;
+    qn_seq_clear(s->seq);
+    s->leader = NULL;
+    s->n_fed = s->mark = 0;
+    for (int i = 0; i < b->o->n_parallel; i++)
+        if (b->slots[i].leader == s) { /* it must not wait for one that waits for its room */
+            b->slots[i].leader = NULL;
+            b->slots[i].mark = b->slots[i].shared;
+        }
+    if (!b->said_waiting)
+        say("fewer than %d side by side: %s", b->o->n_parallel, err.text);
+    b->said_waiting = true;
+}
+
+/* Begins, or begins again, to read the ids of s. */
+static void admit(struct batch *b, struct slot *s)
+{
+    share(b, s);
+    reserve(b, s);
+}
+
 /* Those who wait for what s has read by now go on from there, and so may those who wait for them. */
 static void wake(struct batch *b, const struct slot *s)
 {
@@ -284,6 +318,7 @@ static void wake(struct batch *b, const struct slot *s)
             continue;
         other->leader = NULL;
         other->n_fed = qn_seq_resume(other->seq, other->r.ids, other->r.n_ids, NULL);
+        reserve(b, other);
         wake(b, other);
     }
 }
@@ -306,7 +341,16 @@ static void vacate(struct slot *s)
     s->sampler = NULL;
     gen_free(&s->g);
     request_free(&s->r);
+    qn_seq_clear(s->seq);
     s->index = -1;
+}
+
+/* Tokens that a request needs room for.  An answer without a limit, and one that can be shifted, does with what there is. */
+static int room_for(const struct batch *b, const struct request *r)
+{
+    int n_ctx = b->base.info.n_ctx, most = b->base.most < n_ctx ? b->base.most : n_ctx;
+    int room = r->n_max < 0 || r->n_max > n_ctx - r->n_ids ? n_ctx : r->n_ids + r->n_max;
+    return room > most && most >= r->n_ids && (r->n_max < 0 || request_shifts(&b->base)) ? most : room;
 }
 
 /* Takes a line into a free slot; false when the line was settled at once. */
@@ -325,13 +369,23 @@ static bool occupy(struct batch *b, struct slot *s, int index)
         request_free(&s->r);
         return false;
     }
+    s->room = room_for(b, &s->r);
+    if (s->room > b->base.most) {
+        snprintf(why, sizeof why, "no memory for a context of %d tokens: %d would fit", s->room, b->base.most);
+        record(b, index, s->r.id, NULL, why);
+        qn_sampler_free(s->sampler);
+        s->sampler = NULL;
+        request_free(&s->r);
+        return false;
+    }
     for (int i = 0; i < s->r.n_ids; i++)
         qn_sampler_accept(s->sampler, s->r.ids[i]);
     gen_begin(&s->g, b->e, s->sampler, &s->r.stop, s->r.n_max);
     s->index = index;
     s->text.n = 0;
+    s->n_out = s->r.n_prompt - s->r.n_ids;
     if (s->r.n_max) {
-        share(b, s);
+        admit(b, s);
         remember(b, &s->r);
         b->n_prompt += s->r.n_ids;
         return true;
@@ -342,15 +396,32 @@ static bool occupy(struct batch *b, struct slot *s, int index)
     return false;
 }
 
+/* The first line that waits for memory. */
+static struct slot *next_waiting(const struct batch *b)
+{
+    struct slot *first = NULL;
+    for (int i = 0; i < b->o->n_parallel; i++) {
+        struct slot *s = &b->slots[i];
+        if (s->index >= 0 && s->waits && (!first || s->index < first->index))
+            first = s;
+    }
+    return first;
+}
+
+/* No line is begun while an earlier one waits for memory. */
 static void fill_slots(struct batch *b)
 {
-    for (int i = 0; i < b->o->n_parallel; i++) {
+    bool waiting = false;
+    for (struct slot *s; (s = next_waiting(b)) && !waiting; waiting = s->waits)
+        admit(b, s);
+    for (int i = 0; i < b->o->n_parallel && !waiting; i++) {
         struct slot *s = &b->slots[i];
         while (s->index < 0 && b->next < b->n_lines) {
             int index = b->next++;
             if (!b->journal.results[index] && occupy(b, s, index))
                 break;
         }
+        waiting = s->index >= 0 && s->waits;
     }
 }
 
@@ -360,7 +431,7 @@ static int make_spans(struct batch *b)
     int n = 0, rows = 0;
     for (int i = 0; i < b->o->n_parallel; i++) {
         struct slot *s = &b->slots[i];
-        if (s->index < 0 || s->n_fed < s->r.n_ids)
+        if (s->index < 0 || s->waits || s->n_fed < s->r.n_ids)
             continue;
         b->of[n] = s;
         b->spans[n++] = (struct qn_span){.seq = s->seq, .ids = &s->g.id, .n = 1, .logits = QN_LOGITS_LAST};
@@ -368,7 +439,7 @@ static int make_spans(struct batch *b)
     }
     for (int i = 0; i < b->o->n_parallel; i++) {
         struct slot *s = &b->slots[i];
-        int left = s->index < 0 || s->leader ? 0 : next_stop(b, s) - s->n_fed, room = b->o->n_ubatch - rows;
+        int left = s->index < 0 || s->leader || s->waits ? 0 : next_stop(b, s) - s->n_fed, room = b->o->n_ubatch - rows;
         if (left <= 0 || (room <= 0 && n))
             continue;
         int take = left < room ? left : room > 0 ? room : 1;
@@ -382,10 +453,28 @@ static int make_spans(struct batch *b)
     return n;
 }
 
+/* The context of s is full: it goes on with the newer half of its ids. */
+static void shift(struct batch *b, struct slot *s)
+{
+    int n = qn_seq_len(s->seq) + 1, keep = s->r.keep, out = gen_shift(n, &keep, s->room);
+    s->r.ids = xrealloc(s->r.ids, (size_t)n * sizeof *s->r.ids);
+    memcpy(s->r.ids, qn_seq_ids(s->seq), (size_t)(n - 1) * sizeof *s->r.ids);
+    s->r.ids[n - 1] = s->g.id;
+    gen_cut(s->r.ids, &n, keep, out);
+    s->r.n_ids = n;
+    s->n_out += out;
+    admit(b, s);
+    b->n_again += n - s->n_fed;
+}
+
 static void take_logits(struct batch *b, struct slot *s, const float *logits)
 {
     bool more = gen_next(&s->g, logits, &s->text);
-    if (more && qn_seq_len(s->seq) >= b->base.info.n_ctx) {
+    if (more && qn_seq_len(s->seq) >= s->room && request_shifts(&b->base)) {
+        shift(b, s);
+        return;
+    }
+    if (more && qn_seq_len(s->seq) >= s->room) {
         gen_finish(&s->g, FINISH_LENGTH, &s->text);
         more = false;
     }
@@ -459,6 +548,7 @@ static void open_engine(struct batch *b)
         if (qn_seq_new(&b->slots[i].seq, b->e, &err))
             die("%s", err.text);
     }
+    b->base.most = qn_seq_fits(b->slots[0].seq);
 }
 
 static void close_all(struct batch *b)
@@ -502,7 +592,9 @@ int cmd_batch(struct opts *o)
         journal_begin(&b.journal, settings);
         work(&b);
         say("%" PRId64 " tokens of prompts: %" PRId64 " kept, %" PRId64 " computed", b.n_prompt,
-            b.n_prompt - b.n_computed, b.n_computed);
+            b.n_prompt - b.n_computed + b.n_again, b.n_computed - b.n_again);
+        if (b.n_again)
+            say("%" PRId64 " tokens read again where a context was full", b.n_again);
     }
     journal_finish(&b.journal);
     if (b.n_errors)

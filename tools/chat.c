@@ -5,6 +5,9 @@
  * prefix store knows of it is not evaluated again.  Snapshots are made in front of the assistant's header, since many templates
  * leave out earlier thinking and so change what comes behind it, and where a prompt parts from what is known.
  *
+ * Where the context is full and --on-full says so, the conversation goes on with less of it, which is read anew: either the oldest
+ * turns leave the array, or some of its ids, behind the system message, are left out of the sequence.
+ *
  * An answer's own ids stand for its text where the template leaves it as it was: the tokenizer might cut it otherwise, and then it would
  * have to be read again. */
 #include "gen.h"
@@ -33,9 +36,15 @@ struct chat {
     struct qn_logit_bias *bias;
     const char *source; /* where the sampling defaults came from */
 
-    int32_t *past; /* [n_past] ids in the sequence; room for n_ctx */
-    int n_past;
-    bool *ends; /* [n_ctx + 1] an answer ended behind so many of them */
+    int32_t *past; /* [n_past] ids of the conversation, as far as they were read */
+    bool *ends; /* [n_past + 1] an answer ended behind so many of them; false behind */
+    int n_past, past_cap, n_prompt; /* past_cap: room there is; n_prompt: ids of the last prompt */
+
+    enum on_full on_full;
+    int keep, cut; /* the sequence has the past without the `cut` ids behind the first `keep` */
+    int limit, room; /* tokens that the sequence can hold at most; that it was promised */
+    int dropped; /* messages, since the last prompt was read */
+    bool shifted; /* cut has grown since then */
     float *logits; /* [n_vocab] */
     struct text answer, thought;
     bool thought_shown;
@@ -79,6 +88,34 @@ static void set_system(json_t *messages, const char *text)
     }
 }
 
+static void grow_past(struct chat *c, int n)
+{
+    int had = c->past_cap ? c->past_cap + 1 : 0;
+    if (n <= c->past_cap)
+        return;
+    c->past_cap = n + n / 2 + 1024;
+    c->past = xrealloc(c->past, (size_t)c->past_cap * sizeof *c->past);
+    c->ends = xrealloc(c->ends, ((size_t)c->past_cap + 1) * sizeof *c->ends);
+    memset(c->ends + had, 0, (size_t)(c->past_cap + 1 - had) * sizeof *c->ends);
+}
+
+/* The past becomes n ids; of the ends of answers those stay that it shares with the earlier one. */
+static void set_past(struct chat *c, const int32_t *ids, int n)
+{
+    int same = gen_agree(ids, n, c->past, c->n_past);
+    grow_past(c, n);
+    memset(c->ends + same + 1, 0, (size_t)(c->n_past - same) * sizeof *c->ends);
+    if (n > same)
+        memcpy(c->past + same, ids + same, (size_t)(n - same) * sizeof *ids);
+    c->n_past = n;
+}
+
+static const char *role_of(const json_t *messages, size_t i)
+{
+    const char *role = json_string_value(json_object_get(json_array_get(messages, i), "role"));
+    return role ? role : "";
+}
+
 /* A new conversation; the system message stays. */
 static void forget(struct chat *c)
 {
@@ -89,7 +126,8 @@ static void forget(struct chat *c)
     if (keep)
         json_array_append_new(c->messages, keep);
     drop_sampler(c);
-    c->n_past = 0; /* what the sequence holds goes to the store when the next prompt comes */
+    c->cut = 0;
+    set_past(c, NULL, 0); /* what the sequence holds goes to the store when the next prompt comes */
     c->sampling.stream = 0;
 }
 
@@ -170,29 +208,172 @@ static int header_at(struct chat *c, const int32_t *ids, int n)
     return at;
 }
 
-/* Brings the sequence to ids and leaves the last row's logits; `header` of them stand in front of the assistant's header.
- * 0, 1 when interrupted, or negative. */
+/* What was left out for want of room, once it is clear what that costs. */
+static void say_lost(struct chat *c)
+{
+    if (c->shifted)
+        say("the context of %d positions is full: %d tokens left out behind the first %d, %d kept, %d read again",
+            c->limit, c->cut, c->keep, c->kept.kept, c->last_read);
+    if (c->dropped)
+        say("the context of %d positions is full: the oldest %d messages dropped, %d tokens kept, %d read again",
+            c->limit, c->dropped, c->kept.kept, c->last_read);
+    c->shifted = false;
+    c->dropped = 0;
+}
+
+/* Tokens of an answer that are to have room.  Who goes on when the context is full does with what there is. */
+static int wanted(const struct chat *c, int n)
+{
+    return c->on_full != FULL_STOP && c->o->n_predict > qn_seq_fits(c->seq) - n ? -1 : c->o->n_predict;
+}
+
+/* Brings the sequence to the conversation's ids, but for those that are cut, and leaves the last row's logits; `header` of them stand
+ * in front of the assistant's header.  0, 1 when interrupted, or negative. */
 static int advance(struct chat *c, const int32_t *ids, int n, int header, struct qn_error *err)
 {
-    int same = gen_agree(ids, n, c->past, c->n_past);
     struct marks marks = {0};
-    if (c->sampler) /* an earlier turn that is now rendered differently has been seen already, up to there */
-        for (int i = same; i < n; i++)
-            qn_sampler_accept(c->sampler, ids[i]);
+    int n_view = n;
+    int32_t *view = xmalloc(((size_t)n + 1) * sizeof *view);
+    memcpy(view, ids, (size_t)n * sizeof *view);
+    gen_cut(view, &n_view, c->keep, c->cut);
+    header -= header > c->keep + c->cut ? c->cut : 0;
     double start = now_s();
-    int from = qn_seq_resume(c->seq, ids, n, &c->kept);
-    c->n_again += c->kept.same - from;
-    if (c->kept.same < header)
-        marks_add(&marks, from, c->kept.same);
-    marks_add(&marks, from, header < n ? header : n - 1);
-    int rc = gen_prefill(c->e, c->seq, ids, from, n, &marks, c->o->n_batch, c->logits, err);
+    int from = qn_seq_resume(c->seq, view, n_view, &c->kept);
+    int rc = c->room = gen_admit(c->seq, n_view, wanted(c, n_view), c->info.n_ctx, err);
+    if (rc >= 0) {
+        c->n_again += c->kept.same - from;
+        if (c->on_full && c->keep < n_view) /* what stays is read once */
+            marks_add(&marks, from, c->keep);
+        if (c->kept.same < header)
+            marks_add(&marks, from, c->kept.same);
+        marks_add(&marks, from, header < n_view ? header : n_view - 1);
+        rc = gen_prefill(c->e, c->seq, view, from, n_view, &marks, c->o->n_batch, c->logits, err);
+    }
+    int read = qn_seq_len(c->seq);
     c->read_s = now_s() - start;
-    c->n_past = qn_seq_len(c->seq);
-    memcpy(c->past, ids, (size_t)c->n_past * sizeof *ids);
-    memset(c->ends + same + 1, 0, (size_t)(c->info.n_ctx - same) * sizeof *c->ends);
-    c->last_read = c->n_past - from;
+    c->last_read = read - from;
     c->n_read += c->last_read;
+    set_past(c, ids, read > c->keep ? read + c->cut : read);
+    free(view);
+    say_lost(c);
     return rc;
+}
+
+/* ---- a full context */
+
+/* Takes the oldest turn out of the conversation: what is in front of the second message of the user.  False: there is but one. */
+static bool drop_turn(struct chat *c)
+{
+    size_t n = json_array_size(c->messages), first = !strcmp(role_of(c->messages, 0), "system"), i = first + 1;
+    while (i < n && strcmp(role_of(c->messages, i), "user"))
+        i++;
+    if (i >= n)
+        return false;
+    for (; i > first; i--, c->dropped++)
+        json_array_remove(c->messages, first);
+    return true;
+}
+
+/* How many of the conversation's first ids stay when others are cut. */
+static int kept_ids(struct chat *c, const int32_t *ids, int n)
+{
+    struct qn_error err;
+    int n_system = 0, keep = c->info.id_bos >= 0 && ids[0] == c->info.id_bos;
+    bool inside;
+    if (c->o->n_keep >= 0 || strcmp(role_of(c->messages, 0), "system"))
+        return c->o->n_keep > n ? n : c->o->n_keep >= 0 ? c->o->n_keep : keep;
+    json_t *all = c->messages;
+    c->messages = json_pack("[O]", json_array_get(all, 0));
+    int32_t *system = render(c, false, &n_system, &inside, &err);
+    if (system)
+        keep = gen_agree(ids, n, system, n_system);
+    json_decref(c->messages);
+    c->messages = all;
+    free(system);
+    return keep;
+}
+
+/* Chooses what is cut of n ids.  A cut stays where it is as long as it will do, so that what is behind it need not be read again. */
+static void choose_cut(struct chat *c, int n, int room)
+{
+    if (n < room || c->keep + c->cut >= n)
+        c->cut = 0;
+    if (n - c->cut < room)
+        return;
+    c->cut = gen_shift(n, &c->keep, room);
+    c->shifted = true;
+}
+
+/* Room that an answer of at most n_max tokens is to find, where messages can be dropped for it. */
+static int answer_room(int n_max, int room) { return n_max >= 0 && n_max < room ? n_max : room / 4; }
+
+/* The conversation as ids, made to fit with `more` ids behind it; NULL with *err filled. */
+static int32_t *render_fitting(struct chat *c, bool prompt, int more, int n_max, int *n, bool *inside,
+                               struct qn_error *err)
+{
+    int fits = qn_seq_fits(c->seq), room = c->limit = c->on_full && fits < c->info.n_ctx ? fits : c->info.n_ctx;
+    int32_t *ids = render(c, prompt, n, inside, err);
+    if (c->on_full == FULL_DROP)
+        while (ids && *n + more + answer_room(n_max, room) > room && drop_turn(c)) {
+            free(ids);
+            ids = render(c, prompt, n, inside, err);
+        }
+    if (ids && *n && c->on_full)
+        c->keep = kept_ids(c, ids, *n);
+    if (ids && *n && c->on_full == FULL_SHIFT)
+        choose_cut(c, *n, room);
+    if (!ids || *n + more - c->cut <= room)
+        return ids;
+    err->code = QN_E_NOSPACE;
+    snprintf(err->text, sizeof err->text, "the conversation has %d tokens, the context holds %d", *n + more, room);
+    free(ids);
+    return NULL;
+}
+
+/* Goes on behind an id of the answer that does not fit any more.  0; 1 when there is no room to be made, or reading was interrupted; or
+ * negative. */
+static int make_room(struct chat *c, int32_t id, int n_max, struct qn_error *err)
+{
+    int more = c->n_past - c->n_prompt + 1, n = c->n_prompt;
+    bool inside;
+    if (c->on_full == FULL_STOP)
+        return 1;
+    size_t had = json_array_size(c->messages);
+    int32_t *ids;
+    if (c->on_full == FULL_DROP) {
+        ids = render_fitting(c, true, more, n_max, &n, &inside, err);
+        if (!ids || json_array_size(c->messages) == had) {
+            free(ids);
+            return 1;
+        }
+    } else {
+        ids = xmalloc((size_t)n * sizeof *ids);
+        memcpy(ids, c->past, (size_t)n * sizeof *ids);
+    }
+    ids = xrealloc(ids, ((size_t)n + (size_t)more) * sizeof *ids);
+    memcpy(ids + n, c->past + c->n_prompt, (size_t)(more - 1) * sizeof *ids);
+    ids[n + more - 1] = id;
+    c->n_prompt = n;
+    if (c->on_full == FULL_SHIFT)
+        choose_cut(c, n + more, c->room);
+    int rc = advance(c, ids, n + more, n, err);
+    free(ids);
+    return rc;
+}
+
+/* Evaluates an id of the answer; results as make_room(). */
+static int go_on(struct chat *c, int32_t id, int n_max, bool *full, struct qn_error *err)
+{
+    *full = qn_seq_len(c->seq) >= c->room;
+    if (*full)
+        return make_room(c, id, n_max, err);
+    struct qn_span span = {.seq = c->seq, .ids = &id, .n = 1, .logits = QN_LOGITS_LAST};
+    int rc = qn_eval(c->e, &span, 1, c->logits, err);
+    if (rc)
+        return rc;
+    grow_past(c, c->n_past + 1);
+    c->past[c->n_past++] = id;
+    return 0;
 }
 
 static int ensure_sampler(struct chat *c, const int32_t *ids, int n, struct qn_error *err)
@@ -224,8 +405,11 @@ static void on_piece(void *cookie, bool thinking, const char *bytes, size_t n)
 
 static void say_full(struct chat *c)
 {
-    say("the context is full: all %d positions are in use; /clear begins afresh, -c N at the start makes it larger",
-        c->info.n_ctx);
+    if (c->room < c->info.n_ctx && c->o->n_predict < 0)
+        say("the context is full: memory has room for %d positions and no more; /clear begins afresh", c->room);
+    else
+        say("the context is full: all %d positions are in use; /clear begins afresh, -c N at the start makes it larger",
+            c->room);
 }
 
 /* Picks and evaluates until the answer ends. */
@@ -242,33 +426,28 @@ static enum finish generate(struct chat *c, bool inside, struct qn_error *err)
     bool more = c->o->n_predict != 0;
     while (more) {
         more = gen_next(&g, c->logits, &piece);
-        if (more && (interrupted() || (full = c->n_past >= c->info.n_ctx))) {
-            gen_finish(&g, full ? FINISH_LENGTH : FINISH_INTERRUPT, &piece);
+        if (more)
+            rc = interrupted() ? 1 : go_on(c, g.id, g.n_max < 0 ? -1 : g.n_max - g.n, &full, err);
+        if (rc > 0) {
+            gen_finish(&g, interrupted() ? FINISH_INTERRUPT : FINISH_LENGTH, &piece);
             more = false;
         }
         think_put(&t, piece.s, piece.n, on_piece, c);
         piece.n = 0;
-        if (more) {
-            struct qn_span span = {.seq = c->seq, .ids = &g.id, .n = 1, .logits = QN_LOGITS_LAST};
-            rc = qn_eval(c->e, &span, 1, c->logits, err);
-            c->n_past = qn_seq_len(c->seq);
-            if (rc)
-                break;
-            c->past[c->n_past - 1] = g.id;
-        }
+        more = more && !rc;
     }
     think_end(&t, on_piece, c);
-    c->ends[c->n_past] = true;
+    c->ends[c->n_past] = !(full && interrupted()); /* else it was read anew up to anywhere */
     out_printf("%s\n", c->thought_shown ? term_plain() : "");
     out_flush();
     c->write_s = now_s() - start;
     c->last_written = g.n;
     c->n_written += g.n;
-    if (full)
+    if (rc > 0 && full && !interrupted())
         say_full(c);
-    if (rc)
+    if (rc < 0)
         say("%s", err->text);
-    enum finish why = rc ? FINISH_NOT : g.finish;
+    enum finish why = rc < 0 ? FINISH_NOT : g.finish;
     text_free(&piece);
     gen_free(&g);
     return why;
@@ -280,7 +459,7 @@ static void print_timings(struct chat *c, enum finish why)
         return;
     out_printf("%s[%d tokens kept, %d read, %.1f/s | %d written, %.1f/s | context %d of %d%s]%s\n\n", term_dim(),
                c->kept.kept, c->last_read, c->last_read / (c->read_s > 0 ? c->read_s : 1), c->last_written,
-               c->last_written / (c->write_s > 0 ? c->write_s : 1), c->n_past, c->info.n_ctx,
+               c->last_written / (c->write_s > 0 ? c->write_s : 1), qn_seq_len(c->seq), c->info.n_ctx,
                why == FINISH_INTERRUPT ? " | stopped"
                : why == FINISH_LENGTH  ? " | cut off"
                                        : "",
@@ -309,19 +488,20 @@ static bool answer(struct chat *c)
     struct qn_error err;
     int n;
     bool inside;
-    int32_t *ids = render(c, true, &n, &inside, &err);
-    if (!ids) {
+    err.code = 0;
+    int32_t *ids = render_fitting(c, true, 0, c->o->n_predict, &n, &inside, &err);
+    if (!ids && err.code == QN_E_NOSPACE)
+        say("the context is full: %s; the message was not taken; /clear begins afresh, -c N at the start makes it "
+            "larger",
+            err.text);
+    else if (!ids)
         say("%s", err.text);
+    if (!ids)
         return false;
-    }
-    if (n > c->info.n_ctx) {
-        say("the context is full: the conversation has %d tokens, the context holds %d; the message was not taken; "
-            "/clear "
-            "begins afresh, -c N at the start makes it larger",
-            n, c->info.n_ctx);
-        free(ids);
-        return false;
-    }
+    if (c->sampler) /* an earlier turn that is now rendered differently has been seen already, up to there */
+        for (int i = gen_agree(ids, n, c->past, c->n_past); i < n; i++)
+            qn_sampler_accept(c->sampler, ids[i]);
+    c->n_prompt = n;
     c->answer.n = c->thought.n = 0;
     c->thought_shown = false;
     interrupt_catch(true);
@@ -335,7 +515,7 @@ static bool answer(struct chat *c)
     if (rc < 0)
         say("%s", err.text);
     else if (rc > 0)
-        say("stopped while reading the prompt; the message was not taken");
+        say("stopped while reading the prompt; the message was not taken, what was read of it is kept");
     else
         why = generate(c, inside, &err);
     if (!c->editor)
@@ -348,13 +528,15 @@ static bool answer(struct chat *c)
     return true;
 }
 
-static void turn(struct chat *c, const char *text, size_t n)
+/* False: the message was not taken. */
+static bool turn(struct chat *c, const char *text, size_t n)
 {
     json_array_append_new(c->messages, json_pack("{s:s, s:o}", "role", "user", "content", json_text(text, n)));
     if (answer(c))
-        return;
+        return true;
     json_array_remove(c->messages, json_array_size(c->messages) - 1);
     c->failed = true;
+    return false;
 }
 
 /* ---- commands */
@@ -437,9 +619,7 @@ static void do_edit(struct chat *c, const char *arg)
         say("there is no message to change");
         return;
     }
-    size_t n = json_array_size(c->messages);
-    turn(c, arg, strlen(arg));
-    if (json_array_size(c->messages) == n) /* it was not taken */
+    if (!turn(c, arg, strlen(arg)))
         json_array_extend(c->messages, old);
     json_decref(old);
 }
@@ -493,18 +673,23 @@ static void print_kept(const struct chat *c)
 static void do_stats(struct chat *c, const char *arg)
 {
     struct qn_cache_info cache;
+    struct qn_memory_info memory;
     qn_cache_info(c->e, &cache);
+    qn_memory_info(c->e, &memory);
     out_printf("model          %s\n", c->info.description);
     out_printf("threads        %d, prompts %d; level %s\n", c->info.n_threads, c->info.n_threads_batch, c->info.isa);
-    out_printf("context        %d of %d positions in use\n", c->n_past, c->info.n_ctx);
+    out_printf("context        %d of %d positions in use", qn_seq_len(c->seq), c->info.n_ctx);
+    if (c->cut)
+        out_printf("; %d tokens of the conversation left out", c->cut);
+    out_text("\n");
     out_printf("tokens         %d read, %d of them again; %d written\n", c->n_read, c->n_again, c->n_written);
     if (c->kept.n)
         print_kept(c);
     out_printf("prefix store   %d snapshots, %.1f of %.1f MiB; %lld have left\n", cache.n_snapshots,
                (double)cache.bytes / 1048576, (double)cache.budget / 1048576, (long long)cache.n_evicted);
-    out_printf("memory         weights %.1f MiB, sequence %.1f MiB, scratch %.1f MiB\n",
-               (double)c->info.bytes_weights / 1048576, (double)c->info.bytes_per_seq / 1048576,
-               (double)c->info.bytes_step / 1048576);
+    out_printf("memory         weights %.1f MiB, scratch %.1f MiB; keys, values and states %.1f of %.1f MiB\n",
+               (double)c->info.bytes_weights / 1048576, (double)c->info.bytes_step / 1048576,
+               (double)memory.used / 1048576, (double)memory.budget / 1048576);
     out_printf("sampling       %s; temperature %g, top-k %d, top-p %g, min-p %g; seed %llu, stream %llu\n", c->source,
                (double)c->sampling.temperature, c->sampling.top_k, (double)c->sampling.top_p, (double)c->sampling.min_p,
                (unsigned long long)c->sampling.seed, (unsigned long long)c->sampling.stream);
@@ -594,8 +779,7 @@ static void load_session(struct chat *c)
         die("%s", text);
     json_decref(c->messages);
     c->messages = messages;
-    c->n_past = qn_seq_len(c->seq);
-    memcpy(c->past, qn_seq_ids(c->seq), (size_t)c->n_past * sizeof *c->past);
+    set_past(c, qn_seq_ids(c->seq), qn_seq_len(c->seq));
     c->ends[c->n_past] = true;
     say("%s: %zu messages, %d tokens", c->o->session, json_array_size(messages), c->n_past);
 }
@@ -613,18 +797,15 @@ static void do_load(struct chat *c, const char *arg)
         say("%s", text);
         return;
     }
-    int n = 0;
+    int n = 0, cut = c->cut;
     bool inside;
     c->messages = loaded;
-    int32_t *ids = render(c, false, &n, &inside, &err);
-    if (ids && n > c->info.n_ctx) {
-        snprintf(err.text, sizeof err.text, "the conversation has %d tokens, the context holds %d", n, c->info.n_ctx);
-        free(ids);
-        ids = NULL;
-    }
+    c->cut = 0;
+    int32_t *ids = render_fitting(c, false, 0, 0, &n, &inside, &err);
     if (!ids) {
         say("%.200s: %s", arg, err.text);
         c->messages = old;
+        c->cut = cut;
         json_decref(loaded);
         return;
     }
@@ -712,7 +893,8 @@ static void talk_pipe(struct chat *c)
 int cmd_chat(struct opts *o)
 {
     setup_seed(o);
-    struct chat c = {.o = o, .messages = json_array(), .think = setup_think(o)};
+    struct chat c = {
+        .o = o, .messages = json_array(), .think = setup_think(o), .on_full = (enum on_full)CHOICE(o, on_full)};
     c.e = setup_open(o, (struct setup_size){.n_seq = 1, .n_ctx = o->n_ctx, .n_threads = -1});
     qn_model_info(c.e, &c.info);
     if (!c.info.has_template && !o->template_file)
@@ -720,9 +902,7 @@ int cmd_chat(struct opts *o)
     struct qn_error err;
     if (qn_seq_new(&c.seq, c.e, &err))
         die("%s", err.text);
-    c.past = xmalloc((size_t)c.info.n_ctx * sizeof *c.past);
-    c.ends = xmalloc(((size_t)c.info.n_ctx + 1) * sizeof *c.ends);
-    memset(c.ends, 0, ((size_t)c.info.n_ctx + 1) * sizeof *c.ends);
+    grow_past(&c, 1);
     c.logits = xmalloc((size_t)c.info.n_vocab * sizeof *c.logits);
     if (o->session)
         load_session(&c);

@@ -117,6 +117,28 @@ int gen_agree(const int32_t *a, int n_a, const int32_t *b, int n_b)
     return n;
 }
 
+int gen_admit(qn_seq *s, int n, int n_max, int n_ctx, struct qn_error *err)
+{
+    int fits = qn_seq_fits(s), want = n_max < 0 || n_max > n_ctx - n ? n_ctx : n + n_max;
+    if (n_max < 0 && n < fits && fits < want)
+        want = fits;
+    return qn_seq_reserve(s, want, err) ? err->code : want;
+}
+
+int gen_shift(int n, int *keep, int room)
+{
+    if (*keep > room - room / 4)
+        *keep = room - room / 4;
+    int newest = (room - *keep) / 2 > 0 ? (room - *keep) / 2 : 1;
+    return n > *keep + newest ? n - *keep - newest : 0;
+}
+
+void gen_cut(int32_t *ids, int *n, int keep, int out)
+{
+    *n -= out;
+    memmove(ids + keep, ids + keep + out, (size_t)(*n - keep) * sizeof *ids);
+}
+
 void marks_add(struct marks *m, int there, int n)
 {
     int last = m->n ? m->at[m->n - 1] : there;

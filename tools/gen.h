@@ -33,9 +33,19 @@ void gen_free(struct gen *g);
 /* How many ids a and b both begin with. */
 int gen_agree(const int32_t *a, int n_a, const int32_t *b, int n_b);
 
+/* Has the sequence promised the prompt's n tokens and an answer of n_max, as far as n_ctx goes; an answer without a limit (n_max < 0)
+ * has as many as there is memory for.  Returns how many tokens there will be room for, or a negative code. */
+int gen_admit(qn_seq *s, int n, int n_max, int n_ctx, struct qn_error *err);
+
+/* How many of n tokens are left out, from the `keep`th on, when `room` of them are too few: as many of the newest stay as half of what
+ * the kept ones leave of the room.  *keep becomes at most three quarters of the room. */
+int gen_shift(int n, int *keep, int room);
+/* ids without these. */
+void gen_cut(int32_t *ids, int *n, int keep, int out);
+
 /* Places in a prompt where the prefix store gets a snapshot. */
 struct marks {
-    int at[2], n; /* ascending */
+    int at[3], n; /* ascending */
 };
 /* Fewer tokens than this are read again rather than that a snapshot is made behind them. */
 enum { MARK_LEAST = 8 };

@@ -64,6 +64,12 @@ const struct opt opt_table[] = {
         "Prompts answered side by side. Each has a context of its own. The answers do not depend on it."},
 
     /* ---- several texts */
+    {"on-full", "", OPT_CHOICE, GROUP_OWN, B(CHAT), AT(on_full), 0, 0, "stop", "WORD", "stop|shift|drop-oldest-turns",
+        "When the context is full: end the answer; leave out the older half of what is behind --keep; or drop the oldest messages and their answers."},
+    {"on-full", "", OPT_CHOICE, GROUP_OWN, B(RUN) | B(BATCH), AT(on_full), 0, 0, "stop", "WORD", "stop|shift",
+        "When the context is full: end there, or leave out the older half of what is behind --keep and go on."},
+    {"keep", "", OPT_INT, GROUP_OWN, TEXTUAL, AT(n_keep), -1, 16777216, "-1", "N tokens", NULL,
+        "With --on-full shift, tokens at the beginning that stay; -1 is the system message of a chat, and of a plain text the token that begins it."},
     {"special", "", OPT_FLAG, GROUP_OWN, B(RUN) | B(BATCH), AT(special), 0, 0, NULL, NULL, NULL,
         "Recognise control tokens such as <|im_start|> in the text of a prompt."},
     {"special", "", OPT_FLAG, GROUP_OWN, B(TOKENIZE), AT(special), 0, 0, NULL, NULL, NULL,
@@ -179,9 +185,9 @@ const struct opt opt_table[] = {
     {"ubatch-size", "-ub", OPT_INT, GROUP_COMPUTE, ENGINE & ~B(BENCH), AT(n_ubatch), 1, 8192, "512", "N tokens", NULL,
         "Tokens computed at once. Changes speed and memory, never the result."},
     {"cache-type-k", "-ctk", OPT_CHOICE, GROUP_COMPUTE, ENGINE, AT(type_k), 0, 0, "f16", "TYPE",
-        "f32|f16|bf16|q8_0|q5_0|q4_0|iq4_nl", "Type of the keys in the KV cache."},
+        "f16|f32|bf16|q8_0|q5_0|q4_0|iq4_nl", "Type of the keys in the KV cache."},
     {"cache-type-v", "-ctv", OPT_CHOICE, GROUP_COMPUTE, ENGINE, AT(type_v), 0, 0, "f16", "TYPE",
-        "f32|f16|bf16|q8_0|q5_0|q4_0|iq4_nl", "Type of the values in the KV cache."},
+        "f16|f32|bf16|q8_0|q5_0|q4_0|iq4_nl", "Type of the values in the KV cache."},
     {"cache-ram", "-cram", OPT_INT, GROUP_COMPUTE, B(CHAT) | B(BATCH), AT(cache_ram), 0, BIG, ":a quarter of what is free", "N MiB", NULL,
         "Memory for what was computed: earlier turns and common beginnings of prompts are continued from there instead of being read again. Never changes a result. 0 keeps nothing."},
     {"pack-cache", "", OPT_TEXT, GROUP_COMPUTE, ENGINE, AT(pack_cache), 0, 0, NULL, "FILE", NULL,
@@ -288,6 +294,20 @@ bool opts_given(const struct opts *o, size_t at)
         if (opt_table[i].at == at && opt_has(&opt_table[i], o->cmd))
             return o->given[i];
     return false;
+}
+
+int opts_choice(const struct opts *o, size_t at)
+{
+    int n = 0;
+    const char *word = *(const char *const *)(const void *)((const char *)o + at);
+    for (int i = 0; word && i < opt_table_rows; i++) {
+        const struct opt *row = &opt_table[i];
+        if (row->at != at || !opt_has(row, o->cmd))
+            continue;
+        for (const char *p = row->choices; strncmp(p, word, strlen(word)) || !strchr("|", p[strlen(word)]); n++)
+            p = strchr(p, '|') + 1;
+    }
+    return n;
 }
 
 /* ---- values */

@@ -44,7 +44,8 @@ struct opts {
     double rope_scale, rope_freq_base;
 
     /* computation */
-    int cache_ram, n_ctx, n_threads, n_threads_batch, n_batch, n_ubatch;
+    int cache_ram, n_ctx, n_keep, n_threads, n_threads_batch, n_batch, n_ubatch;
+    const char *on_full;
     const char *numa, *type_k, *type_v, *isa, *delta, *pack_cache;
     bool hugepages;
 
@@ -121,6 +122,9 @@ void opts_free(struct opts *o);
 /* The member was given on the command line: opts_given(o, offsetof(struct opts, temp)). */
 bool opts_given(const struct opts *o, size_t at);
 #define GIVEN(o, member) opts_given(o, offsetof(struct opts, member))
+/* Which of its choices an option has, from 0 in the order of the table; 0 when the sub-command does not have it. */
+int opts_choice(const struct opts *o, size_t at);
+#define CHOICE(o, member) opts_choice(o, offsetof(struct opts, member))
 
 /* "-c, --ctx-size N": every spelling, as --help and the man pages have it. */
 void opt_spelling(const struct opt *row, char *out, size_t cap);

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* Reading a line of a batch: every key is checked for its type and against the range of the option of that name. */
 #include "request.h"
+#include "gen.h"
 #include "io.h"
 #include "setup.h"
 #include "term.h"
@@ -207,6 +208,32 @@ static bool line_kwargs(const struct request *r, const struct request_base *base
     return good;
 }
 
+/* How many ids the system message has by itself. */
+static int system_ids(const struct request *r, const struct request_base *base, const json_t *messages,
+                      const char *kwargs)
+{
+    struct qn_error e;
+    struct qn_text text;
+    int32_t *ids = NULL;
+    int n = 0, keep = 0;
+    json_t *first = json_array_get(messages, 0);
+    const char *role = json_string_value(json_object_get(first, "role"));
+    if (!role || strcmp(role, "system"))
+        return 0;
+    json_t *alone = json_pack("[O]", first);
+    char *m = json_dump(alone);
+    struct qn_render_args a = {.messages = m, .kwargs = kwargs};
+    if (!qn_render(base->e, &a, &text, &e)) {
+        if (!qn_tokenize(base->e, text.bytes, text.n, text.special, 0, &ids, &n, &e))
+            keep = gen_agree(r->ids, r->n_ids, ids, n);
+        qn_text_free(&text);
+    }
+    free(ids);
+    free(m);
+    json_decref(alone);
+    return keep;
+}
+
 static bool read_messages(struct request *r, const struct request_base *base, json_t *messages, const char *kwargs,
                           char *err, size_t cap)
 {
@@ -226,6 +253,8 @@ static bool read_messages(struct request *r, const struct request_base *base, js
     }
     free(m);
     free(t);
+    if (!rc && request_shifts(base))
+        r->keep = system_ids(r, base, messages, kwargs);
     return rc ? complain(err, cap, "%s", e.text) : true;
 }
 
@@ -240,6 +269,26 @@ static bool read_prompt(struct request *r, const struct request_base *base, json
     if (qn_tokenize(base->e, json_string_value(prompt), json_string_length(prompt), NULL,
                     QN_TOK_BOS | (special ? QN_TOK_SPECIAL : 0), &r->ids, &r->n_ids, &e))
         return complain(err, cap, "%s", e.text);
+    return true;
+}
+
+bool request_shifts(const struct request_base *base) { return CHOICE(base->o, on_full) == FULL_SHIFT; }
+
+/* A prompt that is too long is shifted, or refused. */
+static bool fit_ids(struct request *r, const struct request_base *base, char *err, size_t cap)
+{
+    int n_ctx = base->info.n_ctx, room = request_shifts(base) && base->most < n_ctx ? base->most : n_ctx;
+    if (!r->keep && base->info.id_bos >= 0 && r->ids[0] == base->info.id_bos)
+        r->keep = 1;
+    if (base->o->n_keep >= 0)
+        r->keep = base->o->n_keep < r->n_ids ? base->o->n_keep : r->n_ids;
+    r->n_prompt = r->n_ids;
+    if (r->n_ids <= room)
+        return true;
+    if (!request_shifts(base))
+        return complain(err, cap, "the prompt has %d tokens, the context holds %d", r->n_ids, n_ctx);
+    int out = gen_shift(r->n_ids, &r->keep, room);
+    gen_cut(r->ids, &r->n_ids, r->keep, out);
     return true;
 }
 
@@ -264,9 +313,7 @@ static bool read_text(struct request *r, const struct request_base *base, char *
     r->sampling = base->sampling[thinking];
     if (good && !r->n_ids)
         return complain(err, cap, "the prompt has no tokens");
-    if (good && r->n_ids > base->info.n_ctx)
-        return complain(err, cap, "the prompt has %d tokens, the context holds %d", r->n_ids, base->info.n_ctx);
-    return good;
+    return good && fit_ids(r, base, err, cap);
 }
 
 static bool read_samplers(struct request *r, char *err, size_t cap)

@@ -14,6 +14,7 @@ struct request_base {
     struct qn_model_info info;
     char *kwargs; /* template variables of the command line, or NULL */
     bool thinking; /* with those */
+    int most; /* tokens that there is memory for when nothing else is worked on */
     struct qn_sampling sampling[2]; /* defaults not thinking, thinking */
 };
 
@@ -22,11 +23,15 @@ struct request {
     json_t *id; /* borrowed from object, or NULL */
     int32_t *ids; /* [n_ids] the prompt */
     int n_ids, n_max; /* tokens to generate at most, or -1 */
+    int n_prompt; /* n_ids, before anything was left out */
+    int keep; /* of the ids, when others are left out */
     struct strings stop;
     struct qn_sampling sampling;
     struct qn_logit_bias *bias;
 };
 
+/* Whether a full context is shifted. */
+bool request_shifts(const struct request_base *base);
 /* False with a message in err when the line cannot be used; r->id is then set if it could be read. */
 bool request_parse(struct request *r, const struct request_base *base, const char *line, size_t n, int index, char *err,
                    size_t cap);

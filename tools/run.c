@@ -18,8 +18,65 @@ struct run {
     qn_seq *seq;
     float *logits; /* [n_vocab] */
     struct qn_model_info info;
+    int room; /* tokens that the sequence was promised */
+    int n_read; /* tokens evaluated */
     int32_t next; /* printed, but not read yet; -1: none */
+    bool torn; /* reading anew was interrupted: the sequence has only a part of the text */
 };
+
+static bool shifts(const struct run *r) { return CHOICE(r->o, on_full) == FULL_SHIFT; }
+
+/* How many of the first ids stay when the others are shifted. */
+static int kept_ids(const struct run *r, const int32_t *ids)
+{
+    return r->o->n_keep >= 0 ? r->o->n_keep : r->info.id_bos >= 0 && ids[0] == r->info.id_bos;
+}
+
+/* Brings the sequence to ids, and leaves the last row's logits.  0, 1 when interrupted, or negative. */
+static int read_ids(struct run *r, const int32_t *ids, int n, int n_max, int *kept, struct qn_error *err)
+{
+    struct marks marks = {0};
+    int from = qn_seq_resume(r->seq, ids, n, NULL);
+    if ((r->room = gen_admit(r->seq, n, n_max, r->info.n_ctx, err)) < 0)
+        return r->room;
+    if (shifts(r)) /* what stays is read once */
+        marks_add(&marks, from, kept_ids(r, ids) < n ? kept_ids(r, ids) : 0);
+    if (r->o->session) /* the same prompt again begins here */
+        marks_add(&marks, from, n - 1);
+    int rc = gen_prefill(r->e, r->seq, ids, from, n, &marks, r->o->n_batch, r->logits, err);
+    r->n_read += qn_seq_len(r->seq) - from;
+    *kept = from;
+    return rc;
+}
+
+/* What follows an id that does not fit any more: the sequence is read anew without the older half of what it holds. */
+static int shift(struct run *r, int32_t id, struct qn_error *err)
+{
+    int n = qn_seq_len(r->seq) + 1, kept;
+    int32_t *ids = xmalloc((size_t)n * sizeof *ids);
+    memcpy(ids, qn_seq_ids(r->seq), (size_t)(n - 1) * sizeof *ids);
+    ids[n - 1] = id;
+    int keep = kept_ids(r, ids), out = gen_shift(n, &keep, r->room);
+    gen_cut(ids, &n, keep, out);
+    int rc = read_ids(r, ids, n, r->room - n, &kept, err);
+    if (rc >= 0)
+        say("the context of %d positions is full: %d tokens left out behind the first %d, %d kept, %d read again",
+            r->room, out, keep, kept, qn_seq_len(r->seq) - kept);
+    r->torn = rc > 0;
+    free(ids);
+    return rc;
+}
+
+/* Evaluates an id; 1 when there is no room for it, or when reading anew was interrupted. */
+static int go_on(struct run *r, int32_t id, bool *full, struct qn_error *err)
+{
+    *full = qn_seq_len(r->seq) >= r->room;
+    if (*full)
+        return shifts(r) ? shift(r, id, err) : 1;
+    struct qn_span span = {.seq = r->seq, .ids = &id, .n = 1, .logits = QN_LOGITS_LAST};
+    r->n_read++;
+    return qn_eval(r->e, &span, 1, r->logits, err);
+}
 
 /* Prints the continuation; false when it could not go on, with the reason in err. */
 static bool generate(struct run *r, qn_sampler *sampler, int *n_written, struct qn_error *err)
@@ -32,8 +89,12 @@ static bool generate(struct run *r, qn_sampler *sampler, int *n_written, struct 
     gen_begin(&g, r->e, sampler, &r->o->stop, r->o->n_predict);
     while (more) {
         more = gen_next(&g, r->logits, &piece);
-        if (more && (interrupted() || (full = qn_seq_len(r->seq) >= r->info.n_ctx))) {
-            gen_finish(&g, full ? FINISH_LENGTH : FINISH_INTERRUPT, &piece);
+        if (more && interrupted())
+            rc = 1;
+        else if (more)
+            rc = go_on(r, g.id, &full, err);
+        if (more && rc > 0) {
+            gen_finish(&g, interrupted() ? FINISH_INTERRUPT : FINISH_LENGTH, &piece);
             more = false;
         }
         out_write(piece.s, piece.n);
@@ -41,22 +102,20 @@ static bool generate(struct run *r, qn_sampler *sampler, int *n_written, struct 
         if (piece.n)
             last = piece.s[piece.n - 1];
         piece.n = 0;
-        if (more) {
-            struct qn_span span = {.seq = r->seq, .ids = &g.id, .n = 1, .logits = QN_LOGITS_LAST};
-            if ((rc = qn_eval(r->e, &span, 1, r->logits, err)))
-                break;
-        }
+        more = more && !rc;
     }
     if (term_out() && last != '\n')
         out_text("\n");
     out_flush();
-    if (full)
-        say("stopped: the context of %d positions is full (-c N makes it larger)", r->info.n_ctx);
+    if (full && g.finish == FINISH_LENGTH && !shifts(r) && r->room < r->info.n_ctx && r->o->n_predict < 0)
+        say("stopped: memory has room for %d positions and no more", r->room);
+    else if (full && g.finish == FINISH_LENGTH && !shifts(r))
+        say("stopped: the context of %d positions is full (-c N makes it larger, --on-full shift goes on)", r->room);
     *n_written = g.n;
-    r->next = !rc && g.n && g.finish != FINISH_STOP ? g.id : -1;
+    r->next = rc >= 0 && g.n && g.finish != FINISH_STOP ? g.id : -1;
     text_free(&piece);
     gen_free(&g);
-    return !rc;
+    return rc >= 0;
 }
 
 static int32_t *read_prompt(struct run *r, struct text *text, int *n)
@@ -80,9 +139,27 @@ static int32_t *read_prompt(struct run *r, struct text *text, int *n)
         ids[0] = start;
         *n = 1;
     }
-    if (*n > r->info.n_ctx)
-        die("the prompt has %d tokens, the context holds %d (-c N makes it larger)", *n, r->info.n_ctx);
     return ids;
+}
+
+/* Shifts a prompt that is too long, or ends the program. */
+static void fit_prompt(struct run *r, int32_t *ids, int *n)
+{
+    int fits = qn_seq_fits(r->seq), n_ctx = r->info.n_ctx, room = shifts(r) && fits < n_ctx ? fits : n_ctx, was = *n;
+    if (*n <= room)
+        return;
+    if (!shifts(r))
+        die("the prompt has %d tokens, the context holds %d (-c N makes it larger)", *n, n_ctx);
+    int keep = kept_ids(r, ids), out = gen_shift(*n, &keep, room);
+    gen_cut(ids, n, keep, out);
+    say("the prompt has %d tokens, the context holds %d: %d left out behind the first %d", was, room, out, keep);
+}
+
+/* Tokens of the continuation that are to have room; a text that is shifted does with what there is. */
+static int wanted(const struct run *r, int n)
+{
+    int fits = qn_seq_fits(r->seq);
+    return shifts(r) && r->o->n_predict > fits - n ? -1 : r->o->n_predict;
 }
 
 /* ---- sessions */
@@ -144,9 +221,8 @@ int cmd_run(struct opts *o)
     const char *source = setup_sampling(&sampling, o, r.e, false, &bias);
     if (qn_sampler_new(&sampler, r.e, &sampling, &err))
         die("%s", err.text);
-    int n = 0, n_written = 0;
+    int n = 0, n_written = 0, kept = 0;
     struct text prompt = {0};
-    struct marks marks = {0};
     int32_t *ids = o->session ? load_session(&r, &n) : NULL;
     if (o->prompt || o->file) {
         free(ids);
@@ -154,9 +230,7 @@ int cmd_run(struct opts *o)
     }
     if (!n)
         die("%s: nothing to go on with, and there is no prompt", o->session);
-    int kept = o->session ? qn_seq_resume(r.seq, ids, n, NULL) : 0;
-    if (o->session) /* the same prompt again begins here */
-        marks_add(&marks, kept, n - 1);
+    fit_prompt(&r, ids, &n);
     say("%s, %d threads, %s; sampling: %s; seed %llu", r.info.description, r.info.n_threads, r.info.isa, source,
         (unsigned long long)o->seed);
     for (int i = 0; i < n; i++)
@@ -167,18 +241,18 @@ int cmd_run(struct opts *o)
     out_flush();
     interrupt_catch(true);
     double t0 = now_s();
-    int rc = gen_prefill(r.e, r.seq, ids, kept, n, &marks, o->n_batch, r.logits, &err);
+    int rc = read_ids(&r, ids, n, wanted(&r, n), &kept, &err);
     double t1 = now_s();
     bool good = rc > 0 || (!rc && generate(&r, sampler, &n_written, &err));
     double t2 = now_s();
     if (!good)
         die("%s", err.text);
     bool stopped = interrupted();
-    if (o->session && rc > 0) {
-        say("%s: left as it was, the prompt was not read to its end", o->session);
+    if (o->session && (rc > 0 || r.torn)) {
+        say("%s: left as it was, the %s was not read to its end", o->session, rc > 0 ? "prompt" : "shifted text");
     } else if (o->session) {
         save_session(&r);
-        say("%s: %d tokens kept, %d read", o->session, kept, qn_seq_len(r.seq) - kept);
+        say("%s: %d tokens kept, %d read", o->session, kept, r.n_read);
     }
     if (term_err())
         say("%d tokens read, %.1f/s; %d written, %.1f/s", n - kept, (n - kept) / (t1 - t0), n_written,

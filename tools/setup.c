@@ -80,10 +80,11 @@ static char *cache_folder(void)
     return xprintf("%s/.cache/quern", home);
 }
 
-/* Only what comes back to earlier prompts has a prefix store. */
+/* Only what comes back to earlier prompts, or to the beginning of one, has a prefix store. */
 static size_t cache_bytes(const struct opts *o)
 {
-    if (o->cmd != CMD_CHAT && o->cmd != CMD_BATCH && !(o->cmd == CMD_RUN && o->session))
+    bool run = o->cmd == CMD_RUN && (o->session || CHOICE(o, on_full) != FULL_STOP);
+    if (o->cmd != CMD_CHAT && o->cmd != CMD_BATCH && !run)
         return 0;
     return GIVEN(o, cache_ram) ? (size_t)o->cache_ram << 20 : QN_CACHE_AUTO;
 }
@@ -92,18 +93,6 @@ static void on_log(void *cookie, enum qn_log_level level, const char *line)
 {
     if (level == QN_LOG_WARN)
         say("%s", line);
-}
-
-/* The names are those that the option allows. */
-static enum qn_kv_type kv_type_named(const char *name)
-{
-    static const char *const names[] = {
-        [QN_KV_F16] = "f16",   [QN_KV_F32] = "f32",   [QN_KV_BF16] = "bf16",    [QN_KV_Q8_0] = "q8_0",
-        [QN_KV_Q5_0] = "q5_0", [QN_KV_Q4_0] = "q4_0", [QN_KV_IQ4_NL] = "iq4_nl"};
-    for (size_t i = 0; name && i < sizeof names / sizeof *names; i++)
-        if (!strcmp(name, names[i]))
-            return (enum qn_kv_type)i;
-    return QN_KV_F16;
 }
 
 qn_engine *setup_open(struct opts *o, struct setup_size size)
@@ -130,9 +119,9 @@ qn_engine *setup_open(struct opts *o, struct setup_size size)
         .n_seq = size.n_seq,
         .n_ubatch = o->n_ubatch,
         .cache_ram = cache_bytes(o),
-        .type_k = kv_type_named(o->type_k),
-        .type_v = kv_type_named(o->type_v),
-        .delta = o->delta && !strcmp(o->delta, "chunked") ? QN_DELTA_CHUNKED : QN_DELTA_EXACT,
+        .type_k = (enum qn_kv_type)CHOICE(o, type_k), /* the table's order is that of the types */
+        .type_v = (enum qn_kv_type)CHOICE(o, type_v),
+        .delta = (enum qn_delta_form)CHOICE(o, delta),
         .no_numa = o->numa && !strcmp(o->numa, "off"),
         .pack_cache = automatic ? NULL : o->pack_cache,
         .pack_cache_dir = automatic ? folder : NULL,

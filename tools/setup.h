@@ -20,6 +20,9 @@ int cmd_inspect(struct opts *o);
 int cmd_bench(struct opts *o);
 const char *bench_level(void); /* best kernel level of this machine */
 
+/* Choices of --on-full, in the table's order. */
+enum on_full { FULL_STOP, FULL_SHIFT, FULL_DROP };
+
 /* The model's path: -m, or the demo model that belongs to this program (said on standard error once). */
 const char *setup_model(struct opts *o);
 bool setup_is_demo(const struct opts *o);
