@@ -77,6 +77,12 @@ static int setup_long(void **state)
     return start(state, options);
 }
 
+static int setup_slow(void **state)
+{
+    static const char *const options[] = {"--think", "off", "-b", "1", "-t", "1", NULL};
+    return start(state, options);
+}
+
 static int setup_thinking(void **state)
 {
     static const char *const options[] = {"--think", "on", "-n", "40", NULL};
@@ -216,6 +222,52 @@ static void ctrl_c_stops_the_answer(void **state)
     expect_exit(p, 0);
 }
 
+/* Sends a message that takes long to be read and stops that. */
+static void stop_reading(struct person *p, const char *text)
+{
+    struct termios t;
+    type(p, text);
+    type(p, "\n");
+    while (!tcgetattr(p->fd, &t) && !(t.c_lflag & ICANON)) /* the editor is at work still */
+        take(p, 5);
+    for (int64_t end = now_ms() + 150; now_ms() < end;)
+        take(p, 10);
+    type(p, "\003");
+    expect(p, "stopped while reading the prompt");
+}
+
+static void ctrl_c_keeps_what_was_read(void **state)
+{
+    struct person *p = *state;
+    char text[3600];
+    int kept[3], n = 0;
+    for (size_t i = 0; i + 3 < sizeof text; i += 3)
+        memcpy(text + i, i / 3 % 7 ? "xq " : "zj ", 4);
+    expect_prompt(p, "> ");
+    for (int i = 0; i < 3; i++) {
+        stop_reading(p, text);
+        type(p, "/stats\n");
+        expect(p, "last prompt ");
+        expect(p, " tokens: ");
+        while (!memchr(p->seen + p->from, 'k', p->n - p->from))
+            take(p, 50);
+        kept[i] = atoi(p->seen + p->from);
+        n += i && kept[i] > kept[i - 1];
+        expect_prompt(p, "> ");
+        if (i == 1) { /* another message in between */
+            type(p, "Who are you?\n");
+            expect(p, "I am Tiny");
+            expect_prompt(p, "> ");
+            type(p, "/undo\n");
+            expect_prompt(p, "> ");
+        }
+    }
+    if (n != 2)
+        fail_msg("kept %d, %d and %d tokens", kept[0], kept[1], kept[2]);
+    type(p, "/exit\n");
+    expect_exit(p, 0);
+}
+
 static void several_lines(void **state)
 {
     struct person *p = *state;
@@ -313,6 +365,7 @@ int main(void)
         {"chat/talk", talk, setup_plain, teardown, NULL},
         {"chat/ends_at_ctrl_d", ends_at_ctrl_d, setup_plain, teardown, NULL},
         {"chat/ctrl_c_stops_the_answer", ctrl_c_stops_the_answer, setup_long, teardown, NULL},
+        {"chat/ctrl_c_keeps_what_was_read", ctrl_c_keeps_what_was_read, setup_slow, teardown, NULL},
         {"chat/several_lines", several_lines, setup_plain, teardown, NULL},
         {"chat/history", history, setup_plain, teardown, NULL},
         {"chat/thinking_is_set_apart", thinking_is_set_apart, setup_thinking, teardown, NULL},
