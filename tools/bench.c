@@ -90,6 +90,31 @@ static void fill_to_depth(struct bench *b, const struct result *r)
     }
 }
 
+/* ids[0..n) to the first sequence, with guesses of which so many % are right.  The model's own drafter, if it was asked for, guesses
+ * too, so that its time is in it; what it says is replaced, since random tokens cannot be guessed. */
+static void write_with_guesses(struct bench *b, const struct result *r, int n)
+{
+    int32_t span[64];
+    struct qn_error err;
+    bool drafts = !strcmp(b->o->spec, "mtp");
+    for (int done = 0; done < n;) {
+        int most = n - done - 1 < r->n_guesses ? n - done - 1 : r->n_guesses, keep = 1;
+        if (drafts && most > 0 && qn_draft(b->seq[0], b->ids[done], most, span + 1, NULL, &err) < 0)
+            die("%s", err.text);
+        for (int i = 0; i <= most; i++)
+            span[i] = b->ids[done + i];
+        while (keep <= most && (int)(next_random(&b->random) % 100) < r->right)
+            keep++;
+        if (keep <= most)
+            span[keep] ^= 1;
+        struct qn_span try = {.seq = b->seq[0], .ids = span, .n = most + 1, .logits = QN_LOGITS_ALL};
+        if (qn_try(b->e, &try, 1, b->logits, &err))
+            die("%s", err.text);
+        qn_commit(b->e, &keep);
+        done += keep;
+    }
+}
+
 static void add_stats(struct qn_stats *sum, const struct qn_stats *s)
 {
     sum->steps += s->steps;
@@ -118,8 +143,11 @@ static double measure(struct bench *b, struct result *r)
     double start = now_s();
     if (r->n_prompt)
         read_ids(b, 0, r->n_prompt, QN_LOGITS_LAST);
-    for (int i = 0; i < r->n_gen; i++)
-        write_ids(b, r->n_seq, i * r->n_seq);
+    if (r->n_guesses)
+        write_with_guesses(b, r, r->n_gen);
+    else
+        for (int i = 0; i < r->n_gen; i++)
+            write_ids(b, r->n_seq, i * r->n_seq);
     double s = now_s() - start;
     qn_stats(b->e, &stats);
     qn_stats_stop(b->e);
@@ -215,7 +243,8 @@ static void open_model(struct bench *b, int n_threads, int n_ubatch)
     for (b->n_seq = 0; b->n_seq < n_seq; b->n_seq++)
         if (qn_seq_new(&b->seq[b->n_seq], b->e, &err) || qn_seq_reserve(b->seq[b->n_seq], b->out.info.n_ctx, &err))
             die("%s", err.text);
-    b->logits = xmalloc((size_t)n_seq * (size_t)b->out.info.n_vocab * sizeof *b->logits);
+    b->logits = xmalloc((size_t)max2(n_seq, o->list_right.n ? o->draft_max + 1 : 0) * (size_t)b->out.info.n_vocab *
+                        sizeof *b->logits);
     b->ids = xmalloc((size_t)max2(max2(largest(&o->list_p) + 1, largest(&o->list_n) * n_seq), depth) * sizeof *b->ids);
 }
 
@@ -240,7 +269,7 @@ static int count_positive(const struct ints *list)
 
 static int count_tests(const struct opts *o)
 {
-    int each = count_positive(&o->list_p) + count_positive(&o->list_n) * o->list_npl.n;
+    int each = count_positive(&o->list_p) + count_positive(&o->list_n) * (o->list_npl.n + o->list_right.n);
     return each * o->list_d.n * o->list_t.n * o->list_ub.n;
 }
 
@@ -255,6 +284,13 @@ static void run_all(struct bench *b)
             for (int s = 0; s < o->list_npl.n && o->list_n.v[i]; s++)
                 run_test(
                     b, (struct result){.n_gen = o->list_n.v[i], .n_seq = o->list_npl.v[s], .n_depth = o->list_d.v[d]});
+        for (int i = 0; i < o->list_n.n; i++)
+            for (int s = 0; s < o->list_right.n && o->list_n.v[i]; s++)
+                run_test(b, (struct result){.n_gen = o->list_n.v[i],
+                                            .n_seq = 1,
+                                            .n_depth = o->list_d.v[d],
+                                            .n_guesses = o->draft_max,
+                                            .right = o->list_right.v[s]});
     }
 }
 

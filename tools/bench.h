@@ -12,6 +12,7 @@ struct result {
     int n_seq; /* sequences that write together */
     int n_prompt, n_gen; /* tokens of each sequence; one of the two is 0 */
     int n_depth; /* tokens in front of them */
+    int n_guesses, right; /* tokens guessed at once; how many % of the guesses are right whose forerunners are */
 
     int n_repeat;
     double *s; /* [n_repeat] seconds of each measurement */

@@ -64,7 +64,9 @@ void result_title(const struct result *r, char *out, size_t cap)
     int n = r->n_seq > 1 ? snprintf(out, cap, "write %d x %d", r->n_seq, r->n_gen)
                          : snprintf(out, cap, r->n_gen ? "write %d" : "read %d", r->n_gen ? r->n_gen : r->n_prompt);
     if (r->n_depth)
-        snprintf(out + n, cap - (size_t)n, " after %d", r->n_depth);
+        n += snprintf(out + n, cap - (size_t)n, " after %d", r->n_depth);
+    if (r->n_guesses)
+        snprintf(out + n, cap - (size_t)n, ", %d guessed, %d %%", r->n_guesses, r->right);
 }
 
 /* ---- csv */
@@ -89,7 +91,7 @@ static void csv_head(void)
              "seconds");
     csv_phases("_s");
     csv_phases("_limit");
-    out_text(",version,bits\n");
+    out_text(",n_guesses,right,version,bits\n");
 }
 
 static void print_csv(struct printer *p, const struct result *r)
@@ -111,7 +113,7 @@ static void print_csv(struct printer *p, const struct result *r)
         out_printf(",%.6f", r->stats.phase_s[i]);
     for (int i = 0; i < QN_PHASES; i++)
         out_printf(",%.4f", result_phase_limit(r, i));
-    out_printf(",%s,%d\n", qn_version(), QN_BITS);
+    out_printf(",%d,%d,%s,%d\n", r->n_guesses, r->right, qn_version(), QN_BITS);
 }
 
 /* ---- json */

@@ -14,6 +14,7 @@
 #include "line.h"
 #include "setup.h"
 #include "term.h"
+#include "write.h"
 
 #include <errno.h>
 #include <stdlib.h>
@@ -45,7 +46,7 @@ struct chat {
     int limit, room; /* tokens that the sequence can hold at most; that it was promised */
     int dropped; /* messages, since the last prompt was read */
     bool shifted; /* cut has grown since then */
-    float *logits; /* [n_vocab] */
+    struct writer w;
     struct text answer, thought;
     bool thought_shown;
 
@@ -247,7 +248,8 @@ static int advance(struct chat *c, const int32_t *ids, int n, int header, struct
         if (c->kept.same < header)
             marks_add(&marks, from, c->kept.same);
         marks_add(&marks, from, header < n_view ? header : n_view - 1);
-        rc = gen_prefill(c->e, c->seq, view, from, n_view, &marks, c->o->n_batch, c->logits, err);
+        rc = gen_prefill(c->e, c->seq, view, from, n_view, &marks, c->o->n_batch, c->w.rows, err);
+        write_begin(&c->w, c->room);
     }
     int read = qn_seq_len(c->seq);
     c->read_s = now_s() - start;
@@ -364,11 +366,12 @@ static int make_room(struct chat *c, int32_t id, int n_max, struct qn_error *err
 /* Evaluates an id of the answer; results as make_room(). */
 static int go_on(struct chat *c, int32_t id, int n_max, bool *full, struct qn_error *err)
 {
-    *full = qn_seq_len(c->seq) >= c->room;
-    if (*full)
+    *full = write_len(&c->w) >= c->room;
+    if (*full) {
+        write_end(&c->w);
         return make_room(c, id, n_max, err);
-    struct qn_span span = {.seq = c->seq, .ids = &id, .n = 1, .logits = QN_LOGITS_LAST};
-    int rc = qn_eval(c->e, &span, 1, c->logits, err);
+    }
+    int rc = write_next(&c->w, id, err);
     if (rc)
         return rc;
     grow_past(c, c->n_past + 1);
@@ -425,7 +428,7 @@ static enum finish generate(struct chat *c, bool inside, struct qn_error *err)
     think_begin(&t, inside);
     bool more = c->o->n_predict != 0;
     while (more) {
-        more = gen_next(&g, c->logits, &piece);
+        more = gen_next(&g, c->w.ahead, &piece);
         if (more)
             rc = interrupted() ? 1 : go_on(c, g.id, g.n_max < 0 ? -1 : g.n_max - g.n, &full, err);
         if (rc > 0) {
@@ -436,6 +439,7 @@ static enum finish generate(struct chat *c, bool inside, struct qn_error *err)
         piece.n = 0;
         more = more && !rc;
     }
+    write_end(&c->w);
     think_end(&t, on_piece, c);
     c->ends[c->n_past] = !(full && interrupted()); /* else it was read anew up to anywhere */
     out_printf("%s\n", c->thought_shown ? term_plain() : "");
@@ -670,6 +674,13 @@ static void print_kept(const struct chat *c)
     out_printf("\n");
 }
 
+static void print_guesses(const struct chat *c)
+{
+    char figures[120];
+    if (write_describe(&c->w, figures, sizeof figures))
+        out_printf("guesses        %s\n", figures);
+}
+
 static void do_stats(struct chat *c, const char *arg)
 {
     struct qn_cache_info cache;
@@ -690,6 +701,7 @@ static void do_stats(struct chat *c, const char *arg)
     out_printf("memory         weights %.1f MiB, scratch %.1f MiB; keys, values and states %.1f of %.1f MiB\n",
                (double)c->info.bytes_weights / 1048576, (double)c->info.bytes_step / 1048576,
                (double)memory.used / 1048576, (double)memory.budget / 1048576);
+    print_guesses(c);
     out_printf("sampling       %s; temperature %g, top-k %d, top-p %g, min-p %g; seed %llu, stream %llu\n", c->source,
                (double)c->sampling.temperature, c->sampling.top_k, (double)c->sampling.top_p, (double)c->sampling.min_p,
                (unsigned long long)c->sampling.seed, (unsigned long long)c->sampling.stream);
@@ -903,7 +915,7 @@ int cmd_chat(struct opts *o)
     if (qn_seq_new(&c.seq, c.e, &err))
         die("%s", err.text);
     grow_past(&c, 1);
-    c.logits = xmalloc((size_t)c.info.n_vocab * sizeof *c.logits);
+    write_open(&c.w, c.e, c.seq, (enum drafter)CHOICE(o, spec), o->draft_max);
     if (o->session)
         load_session(&c);
     if (o->system)
@@ -921,6 +933,7 @@ int cmd_chat(struct opts *o)
     }
     bool lost = o->session && !save_session(&c);
     qn_sampler_free(c.sampler);
+    write_close(&c.w);
     qn_seq_free(c.seq);
     qn_close(c.e);
     json_decref(c.messages);
@@ -928,7 +941,6 @@ int cmd_chat(struct opts *o)
     free(c.bias);
     free(c.past);
     free(c.ends);
-    free(c.logits);
     text_free(&c.answer);
     text_free(&c.thought);
     return lost || (c.failed && !term_in()) ? 1 : 0;

@@ -44,9 +44,9 @@ struct opts {
     double rope_scale, rope_freq_base;
 
     /* computation */
-    int cache_ram, n_ctx, n_keep, n_threads, n_threads_batch, n_batch, n_ubatch;
+    int cache_ram, n_ctx, n_keep, n_threads, n_threads_batch, n_batch, n_ubatch, draft_max;
     const char *on_full;
-    const char *numa, *type_k, *type_v, *isa, *delta, *pack_cache;
+    const char *numa, *type_k, *type_v, *isa, *delta, *pack_cache, *spec;
     bool hugepages;
 
     /* generation and sampling */
@@ -71,7 +71,7 @@ struct opts {
     int n_parallel, n_chunks, n_repeat;
     bool special, echo, json, hash, detokenize, no_generation_prompt, check, topology, kernels, bounds, barriers,
         no_limits;
-    struct ints list_p, list_n, list_t, list_d, list_npl, list_ub; /* of bench */
+    struct ints list_p, list_n, list_t, list_d, list_npl, list_ub, list_right; /* of bench */
     const char *format, *only, *plot;
 };
 

@@ -6,6 +6,7 @@
 #include "gen.h"
 #include "setup.h"
 #include "term.h"
+#include "write.h"
 
 #include <errno.h>
 #include <stdlib.h>
@@ -16,7 +17,7 @@ struct run {
     struct opts *o;
     qn_engine *e;
     qn_seq *seq;
-    float *logits; /* [n_vocab] */
+    struct writer w;
     struct qn_model_info info;
     int room; /* tokens that the sequence was promised */
     int n_read; /* tokens evaluated */
@@ -43,7 +44,8 @@ static int read_ids(struct run *r, const int32_t *ids, int n, int n_max, int *ke
         marks_add(&marks, from, kept_ids(r, ids) < n ? kept_ids(r, ids) : 0);
     if (r->o->session) /* the same prompt again begins here */
         marks_add(&marks, from, n - 1);
-    int rc = gen_prefill(r->e, r->seq, ids, from, n, &marks, r->o->n_batch, r->logits, err);
+    int rc = gen_prefill(r->e, r->seq, ids, from, n, &marks, r->o->n_batch, r->w.rows, err);
+    write_begin(&r->w, r->room);
     r->n_read += qn_seq_len(r->seq) - from;
     *kept = from;
     return rc;
@@ -70,12 +72,13 @@ static int shift(struct run *r, int32_t id, struct qn_error *err)
 /* Evaluates an id; 1 when there is no room for it, or when reading anew was interrupted. */
 static int go_on(struct run *r, int32_t id, bool *full, struct qn_error *err)
 {
-    *full = qn_seq_len(r->seq) >= r->room;
-    if (*full)
+    *full = write_len(&r->w) >= r->room;
+    if (*full) {
+        write_end(&r->w);
         return shifts(r) ? shift(r, id, err) : 1;
-    struct qn_span span = {.seq = r->seq, .ids = &id, .n = 1, .logits = QN_LOGITS_LAST};
+    }
     r->n_read++;
-    return qn_eval(r->e, &span, 1, r->logits, err);
+    return write_next(&r->w, id, err);
 }
 
 /* Prints the continuation; false when it could not go on, with the reason in err. */
@@ -88,7 +91,7 @@ static bool generate(struct run *r, qn_sampler *sampler, int *n_written, struct 
     bool full = false, more = r->o->n_predict != 0;
     gen_begin(&g, r->e, sampler, &r->o->stop, r->o->n_predict);
     while (more) {
-        more = gen_next(&g, r->logits, &piece);
+        more = gen_next(&g, r->w.ahead, &piece);
         if (more && interrupted())
             rc = 1;
         else if (more)
@@ -104,6 +107,7 @@ static bool generate(struct run *r, qn_sampler *sampler, int *n_written, struct 
         piece.n = 0;
         more = more && !rc;
     }
+    write_end(&r->w);
     if (term_out() && last != '\n')
         out_text("\n");
     out_flush();
@@ -213,7 +217,7 @@ int cmd_run(struct opts *o)
     qn_model_info(r.e, &r.info);
     if (qn_seq_new(&r.seq, r.e, &err))
         die("%s", err.text);
-    r.logits = xmalloc((size_t)r.info.n_vocab * sizeof *r.logits);
+    write_open(&r.w, r.e, r.seq, (enum drafter)CHOICE(o, spec), o->draft_max);
 
     struct qn_sampling sampling;
     struct qn_logit_bias *bias;
@@ -257,12 +261,15 @@ int cmd_run(struct opts *o)
     if (term_err())
         say("%d tokens read, %.1f/s; %d written, %.1f/s", n - kept, (n - kept) / (t1 - t0), n_written,
             n_written / (t2 - t1));
+    char figures[120];
+    if (term_err() && write_describe(&r.w, figures, sizeof figures))
+        say("guesses: %s", figures);
     qn_sampler_free(sampler);
+    write_close(&r.w);
     qn_seq_free(r.seq);
     qn_close(r.e);
     text_free(&prompt);
     free(ids);
     free(bias);
-    free(r.logits);
     return stopped ? 130 : 0;
 }

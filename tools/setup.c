@@ -89,6 +89,12 @@ static size_t cache_bytes(const struct opts *o)
     return GIVEN(o, cache_ram) ? (size_t)o->cache_ram << 20 : QN_CACHE_AUTO;
 }
 
+/* Most tokens that are guessed at once. */
+static int guesses(const struct opts *o)
+{
+    return (o->spec && strcmp(o->spec, "off")) || o->list_right.n ? o->draft_max : 0;
+}
+
 static void on_log(void *cookie, enum qn_log_level level, const char *line)
 {
     if (level == QN_LOG_WARN)
@@ -118,6 +124,8 @@ qn_engine *setup_open(struct opts *o, struct setup_size size)
         .n_ctx = size.n_ctx,
         .n_seq = size.n_seq,
         .n_ubatch = o->n_ubatch,
+        .n_draft = guesses(o),
+        .draft_block = o->spec && !strcmp(o->spec, "mtp"),
         .cache_ram = cache_bytes(o),
         .type_k = (enum qn_kv_type)CHOICE(o, type_k), /* the table's order is that of the types */
         .type_v = (enum qn_kv_type)CHOICE(o, type_v),
