@@ -67,6 +67,13 @@ for how in '-t 1' '-t 3 -ub 1' '--isa c' '-b 2'; do
     q run -m "$demo" -p "$start" -n 12 --temp 0 $how >"$tmp/run2"
     same "run $how" "$tmp/run" "$tmp/run2"
 done
+for how in '--temp 0' '--temp 1.1 --seed 3'; do
+    again='The dog ran. The cat ran. The dog ran. The cat'
+    q run -m "$demo" -p "$again" -n 80 $how >"$tmp/plain"
+    q run -m "$demo" -p "$again" -n 80 $how --spec ngram --draft-max 7 >"$tmp/guessed"
+    is "guesses, $how" "$(cmp "$tmp/plain" "$tmp/guessed" && echo same)" "same"
+done
+is "no draft block" "$("$quern" run -m "$demo" -p "$start" --spec mtp 2>&1 | grep -c 'no block that drafts')" "1"
 is "stop text within tokens" "$(q run -m "$demo" -p "$start" -n 12 --temp 0 --stop 'tle gi' --stop zzz)" ", there was a lit"
 is "echo" "$(q run -m "$demo" -p "$start" -n 3 --temp 0 --echo)" "$start, there was"
 printf '%s' "$start" >"$tmp/prompt"
