@@ -66,6 +66,8 @@ int file_new_open(struct file_new *f, const char *path, size_t bytes, struct qn_
 int file_new_write(const struct file_new *f, const void *bytes, size_t n, size_t at, struct qn_error *err);
 /* Flushes and names it, in place of a file that had the name.  The descriptor stays open. */
 int file_new_commit(struct file_new *f, struct qn_error *err);
+int file_new_name(struct file_new *f,
+                  struct qn_error *err); /* only names it: it may be torn when the system goes down */
 void file_new_close(struct file_new *f); /* idempotent; what was not committed is gone */
 /* A folder of one's own: made (0700) when missing, refused when others may write there. */
 int folder_private(const char *path, struct qn_error *err);

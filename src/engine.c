@@ -143,7 +143,9 @@ static int open_tensors(struct qn_engine *e, const struct qn_options *o, struct 
     load_end(&l);
     if (!code)
         code = step_alloc(e, err);
-    return code ? code : state_open(e, err);
+    if (!code)
+        code = state_open(e, err);
+    return code || !o->cache_dir ? code : store_use_folder(e, o->cache_dir, o->cache_disk, err);
 }
 
 int qn_open(qn_engine **out, const struct qn_options *o, struct qn_error *err)
@@ -168,8 +170,8 @@ void qn_close(qn_engine *e)
 {
     if (!e)
         return;
+    state_close(e); /* what the prefix store has may be written, by all workers */
     pool_close(e->pool);
-    state_close(e);
     mem_release(e->arena, e->arena_bytes);
     model_close(&e->model);
     text_close(e->text);

@@ -110,14 +110,21 @@ static void sync_folder(const char *path)
     free(folder);
 }
 
-int file_new_commit(struct file_new *f, struct qn_error *err)
+int file_new_name(struct file_new *f, struct qn_error *err)
 {
-    if (fsync(f->fd))
-        return system_error(f, "cannot be written", err);
     if ((!f->temp && name_it(f)) || rename(f->temp, f->path))
         return system_error(f, "cannot be named", err);
     free(f->temp);
     f->temp = NULL;
+    return 0;
+}
+
+int file_new_commit(struct file_new *f, struct qn_error *err)
+{
+    if (fsync(f->fd))
+        return system_error(f, "cannot be written", err);
+    if (file_new_name(f, err))
+        return err->code;
     sync_folder(f->path);
     return 0;
 }

@@ -166,12 +166,15 @@ static int begin_cache(struct loading *l, struct qn_error *err)
     return 0;
 }
 
+/* Something saved will be looked at. */
+static bool want_key(const struct qn_options *o) { return o->hash_model || o->cache_dir; }
+
 /* The model's key without reading the weights, if that is possible. */
 static void find_key(struct loading *l)
 {
     struct qn_engine *e = l->e;
     struct qn_error why;
-    l->hash_dir = l->o->hash_model ? l->o->hash_dir : NULL;
+    l->hash_dir = want_key(l->o) ? l->o->hash_dir : NULL;
     if (l->cache.fd >= 0) {
         content_key(e->gguf, l->cache.tensors, e->key);
         e->key_known = true;
@@ -324,7 +327,7 @@ static int pack_and_know(struct loading *l, struct qn_error *err)
 int load_weights(struct loading *l, struct qn_error *err)
 {
     struct qn_engine *e = l->e;
-    bool hash = l->o->hash_model && !e->key_known, note = hash && l->hash_dir;
+    bool hash = want_key(l->o) && !e->key_known, note = hash && l->hash_dir;
     struct qn_error why;
     int code = l->cache.fd >= 0   ? map_cache(l, err)
                : l->fresh.fd >= 0 ? write_cache(l, err)

@@ -68,6 +68,9 @@ struct qn_options {
     int n_draft; /* most guessed tokens that qn_try() takes for a sequence; 0..63 */
     int draft_block; /* load the model's own draft block, for qn_draft(); QN_E_UNSUPPORTED when it has none; default 0 */
     size_t cache_ram; /* most bytes of the prefix store; 0 = there is none; QN_CACHE_AUTO = a quarter of what is left */
+    const char *
+        cache_dir; /* folder for what the prefix store has no room for, and has at the end; made if missing; NULL = none */
+    size_t cache_disk; /* most bytes of files there; 0 = the smaller of 16 GiB and a quarter of the free space */
     enum qn_kv_type type_k; /* of the KV cache's keys */
     enum qn_kv_type type_v; /* of the KV cache's values */
     enum qn_delta_form delta;
@@ -153,7 +156,11 @@ QN_API void qn_memory_info(const qn_engine *e, struct qn_memory_info *out);
 /* The prefix store keeps what sequences have computed, found again by its tokens, up to options.cache_ram bytes; what was not used
  * for longest leaves first.  A recurrent state cannot be taken back token by token, so a sequence of a model that has one can be
  * resumed where a snapshot was made: by qn_seq_keep(), by qn_seq_resume() of what it gives up, and unasked at some multiples of 512
- * positions.  Other models can be resumed at every token.  What is brought back continues with the bits of a fresh computation. */
+ * positions.  Other models can be resumed at every token.  What is brought back continues with the bits of a fresh computation.
+ *
+ * With options.cache_dir, what leaves the store is written there, and at qn_close() what is not there yet, the last used first; it is
+ * found again by any engine with the same model, KV types and rope settings.  Files of a folder are counted and removed, least recently
+ * used first, whoever wrote them; several processes may use it at once. */
 
 /* Keeps what s has computed so far.  Returns 1, or 0 when it does not fit the budget or there is no store. */
 QN_API int qn_seq_keep(qn_seq *s);
@@ -162,6 +169,7 @@ QN_API int qn_seq_keep(qn_seq *s);
 struct qn_kept {
     int n; /* tokens of the prompt */
     int kept; /* of them need not be computed */
+    int disk; /* of those kept, only the folder had so many */
     int same; /* of them are known; those from kept on are computed again for want of a snapshot */
     int32_t was, is; /* the next token of what is known and of the prompt: where they part; -1 = none */
 };
@@ -186,6 +194,8 @@ struct qn_cache_info {
     size_t budget, bytes; /* allowed and in use; a page is counted though sequences may share it */
     int n_snapshots;
     int64_t n_evicted; /* snapshots that have left since the engine was opened */
+    size_t disk_budget, disk_bytes; /* of options.cache_dir: allowed; there when this engine looked last */
+    int64_t n_written, n_read; /* snapshots written there, and read */
 };
 QN_API void qn_cache_info(const qn_engine *e, struct qn_cache_info *out);
 

@@ -198,8 +198,11 @@ void state_claim(struct qn_seq *s);
 void state_share_page(struct qn_seq *s, int32_t p);
 /* Without tokens, state and conv become zero, if they are not.  Nothing that can be told from outside. */
 void state_settle(struct qn_seq *s);
-/* Page b of s, [page_bytes]; nothing of what its piece held before is left behind the end of s. */
-void state_read_page(const struct qn_seq *s, int b, uint8_t *out);
+/* A page, [page_bytes], of which the first `end` positions are wanted, and of the draft block's part the first draft_end: nothing of
+ * what the others hold shows. */
+void state_read_page(const struct qn_engine *e, int32_t page, int end, int draft_end, uint8_t *out);
+/* What the draft block has not seen, in a state as it lies in a slot; NULL: there is no such block. */
+const struct behind *state_behind(const struct qn_engine *e, const void *state);
 /* All pages but the first n. */
 void state_drop_pages(struct qn_seq *s, int n);
 /* What was admitted behind the end of s will not be written, or was written for nothing. */

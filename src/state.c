@@ -14,6 +14,11 @@ static size_t round_up(size_t n, size_t to) { return (n + to - 1) / to * to; }
 /* Where in a slot the struct is, behind the other parts. */
 static size_t behind_at(const struct qn_engine *e) { return round_up(e->state_bytes + e->conv_bytes, CACHE_LINE); }
 
+const struct behind *state_behind(const struct qn_engine *e, const void *state)
+{
+    return e->behind_bytes ? (const void *)((const uint8_t *)state + behind_at(e)) : NULL;
+}
+
 void state_sizes(struct qn_engine *e)
 {
     const struct hparams *hp = &e->model.hp;
@@ -161,19 +166,18 @@ void state_admit(struct qn_seq *s, int n)
         e->fill[s->page[b]] = (uint8_t)(end - b * ATTN_BLOCK < ATTN_BLOCK ? end - b * ATTN_BLOCK : ATTN_BLOCK);
 }
 
-void state_read_page(const struct qn_seq *s, int b, uint8_t *out)
+void state_read_page(const struct qn_engine *e, int32_t page, int end, int draft_end, uint8_t *out)
 {
-    const struct qn_engine *e = s->engine;
     const int dim = e->model.hp.head_dim;
     const size_t trunk = e->kv_block_bytes * (size_t)e->model.hp.n_head_kv * (size_t)e->model.n_attn;
-    memcpy(out, slab_at(&e->pages, s->page[b]), e->page_bytes);
+    memcpy(out, slab_at(&e->pages, page), e->page_bytes);
     for (size_t at = 0; at < e->page_bytes; at += e->kv_block_bytes) {
-        int end = s->n - b * ATTN_BLOCK - (at < trunk ? 0 : s->behind->n);
-        if (end >= ATTN_BLOCK)
+        int n = at < trunk ? end : draft_end;
+        if (n >= ATTN_BLOCK)
             continue;
-        end = end < 0 ? 0 : end;
-        kv_clear_keys(e->k_kind, out + at, dim, end);
-        kv_clear_values(e->v_kind, out + at + kv_key_bytes(e->k_kind, dim), dim, end);
+        n = n < 0 ? 0 : n;
+        kv_clear_keys(e->k_kind, out + at, dim, n);
+        kv_clear_values(e->v_kind, out + at + kv_key_bytes(e->k_kind, dim), dim, n);
     }
 }
 

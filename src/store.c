@@ -5,9 +5,12 @@
  * hangs on it, so every leaf has one.  A model without recurrent states has snapshots, too, which take no memory. */
 #include "store.h"
 #include "run.h"
+#include "tier.h"
 
+#include <assert.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 struct node {
     struct node *parent, *child, *next; /* child: the first; next: sibling */
@@ -17,6 +20,7 @@ struct node {
     bool kept; /* has a snapshot */
     int32_t slot; /* of the snapshot, if there are recurrent states */
     struct node *older, *newer; /* among snapshots */
+    int64_t used_ns; /* when the snapshot was used last: system time, for the files' */
 };
 
 struct store {
@@ -31,6 +35,7 @@ struct store {
     size_t budget, bytes;
     int n_kept;
     int64_t n_evicted;
+    struct tier *tier; /* where what leaves goes to; NULL: nowhere */
 };
 
 /* A place in the tree: n tokens lead there, the last of them in node. */
@@ -67,6 +72,14 @@ struct store *store_open(struct qn_engine *e, size_t budget)
         return st;
     store_close(st);
     return NULL;
+}
+
+int store_use_folder(struct qn_engine *e, const char *folder, size_t budget, struct qn_error *err)
+{
+    if (!e->store)
+        return fail(err, QN_E_ARGUMENT, "%s: a cache folder takes what leaves the prefix store, which has no memory",
+                    folder);
+    return tier_open(&e->store->tier, e, folder, budget, err);
 }
 
 /* ---- nodes */
@@ -190,6 +203,9 @@ static void touch(struct store *st, struct node *n)
     else
         st->n_kept++;
     n->kept = true;
+    struct timespec now;
+    clock_gettime(CLOCK_REALTIME, &now);
+    n->used_ns = (int64_t)now.tv_sec * 1000000000 + now.tv_nsec;
     link_newest(st, n);
 }
 
@@ -216,12 +232,53 @@ static void drop_snapshot(struct store *st, struct node *n)
     prune(st, n);
 }
 
+/* Fills in st->way with the pages of the first at.n positions; returns their number. */
+static int find_way(struct store *st, struct place at)
+{
+    int n_pages = at.n ? blocks_of(0, at.n) : 0, b = n_pages - 1;
+    for (const struct node *n = at.node; n != &st->root; n = n->parent)
+        for (; b >= n->from / ATTN_BLOCK;
+             b--) /* of nodes that share a page, the deepest has the page that ours wrote on */
+            st->way[b] = n->page[b - n->from / ATTN_BLOCK];
+    return n_pages;
+}
+
+/* Writes what leads to a snapshot, and it, into the folder. */
+static void put_away(struct store *st, struct node *n)
+{
+    int depth = 0;
+    for (const struct node *x = n; x != &st->root; x = x->parent)
+        depth++;
+    int32_t *ids = malloc((size_t)n->to * sizeof *ids);
+    int *ends = malloc((size_t)depth * sizeof *ends);
+    if (ids && ends) {
+        int i = depth;
+        for (const struct node *x = n; x != &st->root; x = x->parent) {
+            memcpy(ids + x->from, x->ids, (size_t)(x->to - x->from) * sizeof *ids);
+            ends[--i] = x->to;
+        }
+        find_way(st, (struct place){.node = n, .n = n->to});
+        tier_put(st->tier, &(struct tier_place){.ids = ids,
+                                                .n = n->to,
+                                                .page = st->way,
+                                                .state = st->e->slot_bytes ? slab_at(&st->e->slots, n->slot) : NULL,
+                                                .ends = ends,
+                                                .n_ends = depth,
+                                                .used_ns = n->used_ns});
+    }
+    free(ids);
+    free(ends);
+}
+
 void store_close(struct store *st)
 {
     if (!st)
         return;
+    for (struct node *n = st->newest; n && st->tier; n = n->older)
+        put_away(st, n);
     while (st->oldest)
         drop_snapshot(st, st->oldest);
+    tier_close(st->tier);
     mem_release(st->held, (size_t)st->e->pages.n * sizeof *st->held);
     mem_release(st->way, (size_t)st->e->n_blocks * sizeof *st->way);
     free(st);
@@ -232,6 +289,8 @@ bool store_give_way(struct store *st)
     struct node *n = !st ? NULL : st->oldest == st->guard && st->guard ? st->guard->newer : st->oldest;
     if (!n)
         return false;
+    if (st->tier)
+        put_away(st, n);
     drop_snapshot(st, n);
     st->n_evicted++;
     return true;
@@ -353,17 +412,6 @@ bool store_keep(struct store *st, struct qn_seq *s)
 
 /* ---- resuming */
 
-/* Fills in st->way; returns the number of pages. */
-static int find_way(struct store *st, struct place at)
-{
-    int n_pages = blocks_of(0, at.n), b = n_pages - 1;
-    for (const struct node *n = at.node; n != &st->root; n = n->parent)
-        for (; b >= n->from / ATTN_BLOCK;
-             b--) /* of nodes that share a page, the deepest has the page that ours wrote on */
-            st->way[b] = n->page[b - n->from / ATTN_BLOCK];
-    return n_pages;
-}
-
 /* Pages that come into use when s is taken to a place, less those that nobody uses any more then. */
 static int64_t pages_coming(struct store *st, const struct qn_seq *s, struct place at)
 {
@@ -402,6 +450,48 @@ static void restore(struct store *st, struct qn_seq *s, struct place at, const i
     s->stale = false;
     memmove(s->ids, ids, (size_t)at.n * sizeof *ids);
     s->n = at.n;
+}
+
+/* Makes s hold what was found in the folder, but for whole blocks that the tree has; there is memory for it. */
+static void read_back(struct store *st, struct qn_seq *s, const struct tier_found *f, const int32_t *ids,
+                      struct place shared)
+{
+    struct qn_error none;
+    int n_shared = find_way(st, shared);
+    state_drop_pages(s, 0);
+    while (s->n_pages < n_shared)
+        state_share_page(s, st->way[s->n_pages]);
+    s->n = shared.n;
+    int code = qn_seq_reserve(s, f->n, &none);
+    assert(!code);
+    (void)code;
+    state_admit(s, f->n - s->n);
+    tier_read(st->tier, f, n_shared, s);
+    s->stale = false;
+    memmove(s->ids, ids, (size_t)f->n * sizeof *ids);
+    s->n = f->n;
+}
+
+/* The same for the deepest place in the folder that is behind more than `above` and at most `limit` of ids; it comes into the tree, too.
+ * Returns its depth, 0 when there is none. */
+static int resume_from_folder(struct store *st, struct qn_seq *s, const int32_t *ids, int above, int limit)
+{
+    struct tier_found f;
+    int n = 0;
+    for (int most = limit; !n && st->tier && tier_find(st->tier, ids, above, most, &f) > 0; most--) {
+        most = f.n;
+        struct place shared = walk(st, ids, f.n);
+        shared.n -= shared.n % ATTN_BLOCK;
+        int64_t coming = pages_coming(st, s, shared) + blocks_of(0, f.n) - shared.n / ATTN_BLOCK;
+        if (budget_has(st->e, coming) && tier_check(st->tier, &f, shared.n / ATTN_BLOCK)) {
+            read_back(st, s, &f, ids, shared);
+            n = f.n;
+        }
+        tier_release(&f);
+    }
+    if (n)
+        store_keep(st, s);
+    return n;
 }
 
 /* The tokens that s can go back to without a snapshot, up to `limit`, when its first `same` are wanted. */
@@ -459,7 +549,19 @@ int qn_seq_resume(qn_seq *s, const int32_t *ids, int n, struct qn_kept *out)
     }
     if (st)
         best = affordable(st, s, walk(st, ids, n), limit, k.kept);
-    if (best.n > k.kept) {
+    int known = best.n > k.kept ? best.n : k.kept, disk = 0;
+    if (st && known < limit) /* where any token will do, the last one need not be left out in looking */
+        disk = resume_from_folder(st, s, ids, known, e->slot_bytes || n > e->n_ctx ? limit : n);
+    if (disk) {
+        go_back(s, disk < limit ? disk : limit);
+        k.kept = s->n;
+        k.disk = s->n - known;
+        if (disk > k.same) {
+            k.same = disk;
+            k.was = -1;
+            k.is = disk < n ? ids[disk] : -1;
+        }
+    } else if (best.n > k.kept) {
         restore(st, s, best, ids);
         k.kept = best.n;
     } else if (k.kept < s->n) {
@@ -481,6 +583,9 @@ int qn_seq_rewind(qn_seq *s, int n)
     struct place best = {0};
     if (st && own < n)
         best = affordable(st, s, walk(st, s->ids, n), n, own);
+    int known = best.n > own ? best.n : own;
+    if (st && known < n && resume_from_folder(st, s, s->ids, known, n))
+        return s->n;
     if (best.n > own)
         restore(st, s, best, s->ids);
     else
@@ -497,4 +602,6 @@ void qn_cache_info(const qn_engine *e, struct qn_cache_info *out)
     if (st)
         *out = (struct qn_cache_info){
             .budget = st->budget, .bytes = st->bytes, .n_snapshots = st->n_kept, .n_evicted = st->n_evicted};
+    if (st && st->tier)
+        tier_info(st->tier, out);
 }

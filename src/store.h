@@ -15,6 +15,8 @@ struct store;
 /* A store that holds at most `budget` bytes; NULL when there is no memory for its tables.  The engine's slabs are open, with room for
  * store_pages() and store_slots() pieces beside those of its sequences. */
 struct store *store_open(struct qn_engine *e, size_t budget);
+/* What leaves the store goes to a folder from here on; see tier.h. */
+int store_use_folder(struct qn_engine *e, const char *folder, size_t budget, struct qn_error *err);
 void store_close(struct store *st); /* NULL is fine */
 size_t store_pages(const struct qn_engine *e, size_t budget);
 size_t store_slots(const struct qn_engine *e, size_t budget);

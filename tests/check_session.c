@@ -23,7 +23,7 @@
 #include <cmocka.h>
 #include <xxhash.h>
 
-#include "src/session.h"
+#include "src/saved.h"
 
 enum { VOCAB = 512, N_CTX = 400, MORE = 20 };
 
@@ -184,7 +184,7 @@ static void test_snapshots(void **state)
 
 /* ---- what is refused */
 
-struct saved {
+struct one {
     qn_engine *e;
     qn_seq *s;
     const char *path;
@@ -192,11 +192,11 @@ struct saved {
     size_t n;
 };
 
-static struct saved save_one(void)
+static struct one save_one(void)
 {
     struct qn_options o = options(hash_model_file("qwen35", "Q8_0"), QN_KV_F16);
     o.cache_ram = 16 << 20;
-    struct saved x = {.e = eval_open(&o), .path = test_tmp("one")};
+    struct one x = {.e = eval_open(&o), .path = test_tmp("one")};
     struct qn_error err;
     int32_t ids[200];
     x.s = eval_seq(x.e);
@@ -210,14 +210,14 @@ static struct saved save_one(void)
     return x;
 }
 
-static void end_one(struct saved *x)
+static void end_one(struct one *x)
 {
     free(x->bytes);
     qn_seq_free(x->s);
     qn_close(x->e);
 }
 
-static void refuse(const struct saved *x, const char *path, int code, const char *text, const char *what, size_t at)
+static void refuse(const struct one *x, const char *path, int code, const char *text, const char *what, size_t at)
 {
     struct qn_error err = {0};
     char *note;
@@ -232,8 +232,8 @@ static void refuse(const struct saved *x, const char *path, int code, const char
 static void test_damage(void **state)
 {
     (void)state;
-    struct saved x = save_one();
-    struct session_head h;
+    struct one x = save_one();
+    struct saved_head h;
     memcpy(&h, x.bytes, sizeof h);
     const char *path = test_tmp("damaged");
     for (int i = 0; i < (test_quick() ? 60 : 400); i++) { /* each byte of the head, then anywhere */
@@ -266,7 +266,7 @@ static void test_damage(void **state)
 static void test_others(void **state)
 {
     (void)state;
-    struct saved x = save_one();
+    struct one x = save_one();
     struct qn_options same = options(hash_model_file("qwen35", "Q8_0"), QN_KV_F16);
     struct {
         struct qn_options o;
@@ -283,7 +283,7 @@ static void test_others(void **state)
     others[3].o.rope_freq_base = 5000;
     others[4].o.n_ctx = 199;
     for (int i = 0; i < 5; i++) {
-        struct saved y = {.e = eval_open(&others[i].o)};
+        struct one y = {.e = eval_open(&others[i].o)};
         y.s = eval_seq(y.e);
         refuse(&y, x.path, others[i].code, others[i].text, "an engine", (size_t)i);
         qn_seq_free(y.s);
@@ -295,7 +295,7 @@ static void test_others(void **state)
 static void test_full_disk(void **state)
 {
     (void)state;
-    struct saved x = save_one();
+    struct one x = save_one();
     struct qn_error err = {0};
     struct rlimit was, small;
     size_t n;
@@ -433,7 +433,7 @@ static void test_key_notes(void **state)
 static void test_key_weights(void **state)
 {
     (void)state;
-    struct saved x = save_one();
+    struct one x = save_one();
     struct qn_error err;
     const char *file = test_tmp("changed.gguf");
     uint64_t sample[2][2];
@@ -456,7 +456,7 @@ static void test_key_weights(void **state)
     struct qn_options o = options(file, QN_KV_F16);
     for (int i = 0; i < 2; i++) {
         o.hash_model = i;
-        struct saved y = {.e = eval_open(&o)};
+        struct one y = {.e = eval_open(&o)};
         y.s = eval_seq(y.e);
         refuse(&y, x.path, QN_E_ARGUMENT, "another model", "one byte", (size_t)i);
         qn_seq_free(y.s);

@@ -297,23 +297,61 @@ static void check_counts(const struct world *w)
     assert_true(resident + (slots > 0 ? (size_t)slots : 0) * e->slot_bytes <= e->budget);
 }
 
-/* n_pages, of those that memory is left for: 0 = as many as there is. */
-static void random_lives(const char *file, size_t budget, int n_pages, int n_ops)
+struct life {
+    const char *file;
+    size_t budget;
+    int n_pages; /* of those that memory is left for; 0 = as many as there is */
+    const char *folder; /* or NULL */
+    size_t disk;
+};
+
+static void open_world(struct world *w, const struct life *l)
 {
-    struct qn_options o = options(file, budget, N_SEQ);
+    struct qn_options o = options(l->file, l->budget, N_SEQ);
     o.n_ubatch = 100;
     o.n_threads = 1;
-    struct world w = {.e = eval_open(&o), .logits = malloc((size_t)N_SEQ * N_CTX * VOCAB * sizeof(float))};
+    o.cache_dir = l->folder;
+    o.cache_disk = l->disk;
+    w->e = eval_open(&o);
+    if (l->n_pages)
+        w->e->budget = (size_t)l->n_pages * budget_page_cost(w->e) + (l->budget ? 3 * w->e->slot_bytes : 0);
+}
+
+static void free_seqs(struct world *w)
+{
+    for (int i = 0; i < N_SEQ; i++) {
+        qn_seq_free(w->seq[i].s);
+        w->seq[i].s = NULL;
+    }
+}
+
+static void random_lives(const struct life *l, int n_ops)
+{
+    const size_t budget = l->budget;
+    const int n_pages = l->n_pages;
+    int64_t n_read = 0, n_written = 0;
+    struct world w = {.logits = malloc((size_t)N_SEQ * N_CTX * VOCAB * sizeof(float))};
     assert_non_null(w.logits);
-    w.e->budget = n_pages ? (size_t)n_pages * budget_page_cost(w.e) + (budget ? 3 * w.e->slot_bytes : 0) : w.e->budget;
+    open_world(&w, l);
     for (int op = 0; op < n_ops; op++) {
+        if (l->folder && below(150) == 0) { /* everything begins again, but for the folder */
+            n_read += info_of(w.e).n_read;
+            n_written += info_of(w.e).n_written;
+            free_seqs(&w);
+            qn_close(w.e);
+            open_world(&w, l);
+        }
         act(&w);
         assert_true(info_of(w.e).bytes <= budget);
+        assert_true(!l->folder || test_folder_bytes(l->folder) <= l->disk);
         check_counts(&w);
     }
-    for (int i = 0; i < N_SEQ; i++)
-        qn_seq_free(w.seq[i].s);
+    free_seqs(&w);
     struct qn_cache_info left = info_of(w.e);
+    if (l->folder) {
+        print_message("%lld written, %lld read\n", (long long)n_written, (long long)n_read);
+        assert_true(n_written > 0 && n_read > 0);
+    }
     assert_true(n_pages || !w.refused);
     assert_true(!n_pages || budget || w.refused);
     print_message("%d acts, %lld tokens computed, %lld kept, %lld refused; %d snapshots left, %lld evicted\n", n_ops,
@@ -336,11 +374,31 @@ static void test_random(void **state)
     const char *file = hash_model_file(model, "Q8_0");
     random_state = 1;
     make_paths(file);
-    random_lives(file, budget_of(file, 4, 10), 0, n_ops);
-    random_lives(file, budget_of(file, 4, 10), 4, n_ops / 2);
-    random_lives(file, budget_of(file, 1000, 1000), 0, n_ops / 5);
-    random_lives(file, 0, 0, n_ops / 10);
-    random_lives(file, 0, 8, n_ops / 5);
+    const size_t small = budget_of(file, 4, 10), large = budget_of(file, 1000, 1000);
+    random_lives(&(struct life){.file = file, .budget = small}, n_ops);
+    random_lives(&(struct life){.file = file, .budget = small, .n_pages = 4}, n_ops / 2);
+    random_lives(&(struct life){.file = file, .budget = large}, n_ops / 5);
+    random_lives(&(struct life){.file = file}, n_ops / 10);
+    random_lives(&(struct life){.file = file, .n_pages = 8}, n_ops / 5);
+}
+
+/* The same with a folder of little and of ample room, and engines that end. */
+static void test_random_disk(void **state)
+{
+    const char *file = hash_model_file(*state, "Q8_0");
+    const size_t tiny = budget_of(file, 2, 6), small = budget_of(file, 4, 10), ample = budget_of(file, 1000, 1000);
+    int n_ops = test_quick() ? 600 : getenv("QUERN_LONG") ? 10000 : 2000;
+    random_state = 2;
+    make_paths(file);
+    random_lives(&(struct life){.file = file, .budget = tiny, .folder = test_tmp_folder("lives"), .disk = small},
+                 n_ops);
+    random_lives(&(struct life){.file = file, .budget = tiny, .folder = test_tmp_folder("lives"), .disk = ample},
+                 n_ops);
+    random_lives(
+        &(struct life){
+            .file = file, .budget = small, .n_pages = 5, .folder = test_tmp_folder("lives"), .disk = small * 2},
+        n_ops / 2);
+    test_tmp_folder("lives");
 }
 
 /* ---- case by case */
@@ -620,6 +678,10 @@ int main(int argc, char **argv)
         {"store/random_qwen35", test_random, NULL, NULL, (void *)(uintptr_t) "qwen35"},
         {"store/random_qwen3next", test_random, NULL, NULL, (void *)(uintptr_t) "qwen3next"},
         {"store/random_qwen3", test_random, NULL, NULL, (void *)(uintptr_t) "qwen3"},
+        {"store/disk_qwen35moe", test_random_disk, NULL, NULL, (void *)(uintptr_t) "qwen35moe"},
+        {"store/disk_qwen35", test_random_disk, NULL, NULL, (void *)(uintptr_t) "qwen35"},
+        {"store/disk_qwen3next", test_random_disk, NULL, NULL, (void *)(uintptr_t) "qwen3next"},
+        {"store/disk_qwen3", test_random_disk, NULL, NULL, (void *)(uintptr_t) "qwen3"},
     };
     if (argc > 1)
         cmocka_set_test_filter(argv[1]);

@@ -5,6 +5,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 enum { N_PATHS = 8, PATH_BYTES = 1024 };
@@ -39,16 +40,27 @@ const char *test_oracle(const char *name)
 static char tmp_dir[PATH_BYTES];
 static pid_t tmp_owner; /* a forked child does not tidy up */
 
+/* A folder with its files, and those of folders in it. */
+static void remove_folder(const char *path)
+{
+    DIR *d = opendir(path);
+    for (struct dirent *f; d && (f = readdir(d));) {
+        char below[2 * PATH_BYTES];
+        if (strcmp(f->d_name, ".") == 0 || strcmp(f->d_name, "..") == 0)
+            continue;
+        snprintf(below, sizeof below, "%s/%s", path, f->d_name);
+        if (unlink(below))
+            remove_folder(below);
+    }
+    if (d)
+        closedir(d);
+    rmdir(path);
+}
+
 static void tmp_remove(void)
 {
-    DIR *d = getpid() == tmp_owner ? opendir(tmp_dir) : NULL;
-    for (struct dirent *f; d && (f = readdir(d));)
-        if (strcmp(f->d_name, ".") != 0 && strcmp(f->d_name, "..") != 0)
-            unlink(path_join(tmp_dir, f->d_name));
-    if (d) {
-        closedir(d);
-        rmdir(tmp_dir);
-    }
+    if (getpid() == tmp_owner)
+        remove_folder(tmp_dir);
 }
 
 const char *test_tmp(const char *name)
@@ -64,6 +76,27 @@ const char *test_tmp(const char *name)
         atexit(tmp_remove);
     }
     return path_join(tmp_dir, name);
+}
+
+const char *test_tmp_folder(const char *name)
+{
+    const char *path = test_tmp(name);
+    remove_folder(path);
+    return path;
+}
+
+size_t test_folder_bytes(const char *path)
+{
+    size_t bytes = 0;
+    DIR *d = opendir(path);
+    for (struct dirent *f; d && (f = readdir(d));) {
+        struct stat st;
+        if (!fstatat(dirfd(d), f->d_name, &st, 0) && S_ISREG(st.st_mode))
+            bytes += (size_t)st.st_size;
+    }
+    if (d)
+        closedir(d);
+    return bytes;
 }
 
 char *test_read(const char *path, size_t *size)

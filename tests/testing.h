@@ -14,8 +14,11 @@ const char *test_data(const char *name);
  * When it is set and the file is missing, the caller fails on opening it. */
 const char *test_oracle(const char *name);
 
-/* The path of a scratch file, in a folder of this process that is removed with its files at exit. */
+/* The path of a scratch file, in a folder of this process that is removed with all that is in it at exit. */
 const char *test_tmp(const char *name);
+/* The same for a folder, which is not there: one that is goes with all that is in it. */
+const char *test_tmp_folder(const char *name);
+size_t test_folder_bytes(const char *path); /* of its files; 0 where there is none */
 
 /* Environment QUERN_TEST_QUICK: fewer and shorter runs of the same checks, for sanitizers and emulators. */
 bool test_quick(void);
