@@ -233,6 +233,31 @@ $(kept "$tmp/kept")
 EOT
 check "chat says where a prompt parts from what is known" grep -q 'parts from what is known at token [0-9]*, ".*" there and ".*" here' \
     "$tmp/kept"
+# a conversation after a restart: only what is new is computed, with the same answers
+dir=$tmp/prompts
+XDG_CACHE_HOME=$tmp/hashes
+export XDG_CACHE_HOME
+q chat -m "$demo" -s 5 -n 30 --think off --cache-dir "$dir" >"$tmp/first" <<EOT
+Tell me a long story about a red dog who goes to the sea and comes home again with a fish.
+And what did the cat of the old fisherman say about it?
+/save $tmp/talk.json
+EOT
+check "there are files" sh -c "ls '$dir' | grep -q '[.]snapshot$' && ls '$dir' | grep -q '[.]segment$'"
+is "of their owner's alone" "$(find "$dir" ! -name lock -perm 600 -type f | wc -l) $(stat -c %a "$dir")" "$(($(ls "$dir" | wc -l) - 1)) 700"
+is "the model's hash was noted" "$(ls "$tmp/hashes/quern" | grep -c '[.]key$')" 1
+again() { printf '%s\n' "/load $tmp/talk.json" /stats 'And the bird?' /stats | q chat -m "$demo" -s 5 -n 30 --think off "$@"; }
+again --cache-ram 0 >"$tmp/read"
+again --cache-dir "$dir" >"$tmp/kept"
+check "nothing but the end of the turn is computed after a restart" \
+    grep -q '^last prompt *[0-9]* tokens: [0-9]* kept ([0-9]* from disk), [0-2] computed' "$tmp/kept"
+for f in kept read; do grep -v '^\(last prompt\|prefix store\|tokens\|memory\|cache folder\) ' "$tmp/$f" >"$tmp/$f.answers"; done
+same "chat answers alike with a folder and without" "$tmp/kept.answers" "$tmp/read.answers"
+chmod 777 "$dir"
+refuses 1 'everybody may write' chat -m "$demo" --cache-dir "$dir"
+refuses 2 'keeps nothing' chat -m "$demo" --cache-dir "$dir" --cache-ram 0
+refuses 2 'no --cache-dir' chat -m "$demo" --cache-disk 100
+unset XDG_CACHE_HOME
+
 is "undo takes back" "$(printf 'Hello\n/undo\n/undo\n/edit x\n/edit\n' | q chat -m "$demo" -n 1 | wc -l; sed -n 's/^quern: \(there\|taken\|.edit\).*/\1/p' "$tmp/err" | tr '\n' ' ')" "1
 taken there there /edit "
 
@@ -384,6 +409,12 @@ for np in 1 4 12; do
     check "are read once, or twice where nobody waits: $(computed) of $all" \
         [ $(($(computed) * 12)) -lt $((all * (np == 1 ? 3 : 2))) ]
 done
+
+# and by the next batch
+common -o "$tmp/common.first" --cache-dir "$tmp/beginnings"
+common -o "$tmp/common.second" --cache-dir "$tmp/beginnings" -np 1
+same "common beginnings from disk" "$tmp/common0" "$tmp/common.second"
+check "the beginning was there" grep -q ' kept ([0-9]* from disk), ' "$tmp/err"
 
 # killed at several moments, gone on with each time
 out=$tmp/killed.jsonl rounds=0

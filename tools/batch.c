@@ -69,6 +69,7 @@ struct batch {
     struct recent recent[RECENT];
     int n_recent; /* ever; entry i is recent[i % RECENT] */
     int64_t n_prompt, n_computed; /* ids of prompts: all, those that were read */
+    int64_t n_disk; /* of the others, those that only the cache folder had */
     int n_errors, n_before; /* lines with an error; lines finished by an earlier run */
     int64_t n_tokens; /* read and written */
     int64_t n_again; /* of those read: where a context was full */
@@ -110,9 +111,9 @@ static uint64_t hash_input(const struct batch *b)
 /* Options that change how fast an answer comes, or where it goes. */
 static bool without_effect(const struct opt *row)
 {
-    static const char *const names[] = {"help", "input",   "output",        "parallel",   "model",
-                                        "seed", "threads", "threads-batch", "batch-size", "ubatch-size",
-                                        "numa", "isa",     "template-file", "cache-ram"};
+    static const char *const names[] = {"help",          "input",         "output",     "parallel",    "model", "seed",
+                                        "threads",       "threads-batch", "batch-size", "ubatch-size", "numa",  "isa",
+                                        "template-file", "cache-ram",     "cache-dir",  "cache-disk"};
     for (size_t i = 0; i < sizeof names / sizeof *names; i++)
         if (!strcmp(names[i], row->name))
             return true;
@@ -241,6 +242,7 @@ static void share(struct batch *b, struct slot *s)
     struct qn_kept k;
     qn_cache_info(b->e, &cache);
     s->n_fed = qn_seq_resume(s->seq, s->r.ids, s->r.n_ids, &k);
+    b->n_disk += k.disk;
     s->leader = NULL;
     s->mark = 0;
     if (!cache.budget)
@@ -317,7 +319,9 @@ static void wake(struct batch *b, const struct slot *s)
         if (other->leader != s || other->shared > s->n_fed)
             continue;
         other->leader = NULL;
-        other->n_fed = qn_seq_resume(other->seq, other->r.ids, other->r.n_ids, NULL);
+        struct qn_kept k;
+        other->n_fed = qn_seq_resume(other->seq, other->r.ids, other->r.n_ids, &k);
+        b->n_disk += k.disk;
         reserve(b, other);
         wake(b, other);
     }
@@ -591,8 +595,11 @@ int cmd_batch(struct opts *o)
         say("%d lines, %d side by side; seed %" PRIu64, b.n_lines, o->n_parallel, o->seed);
         journal_begin(&b.journal, settings);
         work(&b);
-        say("%" PRId64 " tokens of prompts: %" PRId64 " kept, %" PRId64 " computed", b.n_prompt,
-            b.n_prompt - b.n_computed + b.n_again, b.n_computed - b.n_again);
+        char disk[48] = "";
+        if (b.n_disk)
+            snprintf(disk, sizeof disk, " (%" PRId64 " from disk)", b.n_disk);
+        say("%" PRId64 " tokens of prompts: %" PRId64 " kept%s, %" PRId64 " computed", b.n_prompt,
+            b.n_prompt - b.n_computed + b.n_again, disk, b.n_computed - b.n_again);
         if (b.n_again)
             say("%" PRId64 " tokens read again where a context was full", b.n_again);
     }

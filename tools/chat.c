@@ -461,8 +461,11 @@ static void print_timings(struct chat *c, enum finish why)
 {
     if (!c->editor)
         return;
-    out_printf("%s[%d tokens kept, %d read, %.1f/s | %d written, %.1f/s | context %d of %d%s]%s\n\n", term_dim(),
-               c->kept.kept, c->last_read, c->last_read / (c->read_s > 0 ? c->read_s : 1), c->last_written,
+    char disk[40] = "";
+    if (c->kept.disk)
+        snprintf(disk, sizeof disk, " (%d from disk)", c->kept.disk);
+    out_printf("%s[%d tokens kept%s, %d read, %.1f/s | %d written, %.1f/s | context %d of %d%s]%s\n\n", term_dim(),
+               c->kept.kept, disk, c->last_read, c->last_read / (c->read_s > 0 ? c->read_s : 1), c->last_written,
                c->last_written / (c->write_s > 0 ? c->write_s : 1), qn_seq_len(c->seq), c->info.n_ctx,
                why == FINISH_INTERRUPT ? " | stopped"
                : why == FINISH_LENGTH  ? " | cut off"
@@ -659,7 +662,10 @@ static void do_think(struct chat *c, const char *arg)
 static void print_kept(const struct chat *c)
 {
     const struct qn_kept *k = &c->kept;
-    out_printf("last prompt    %d tokens: %d kept, %d computed", k->n, k->kept, k->n - k->kept);
+    out_printf("last prompt    %d tokens: %d kept", k->n, k->kept);
+    if (k->disk)
+        out_printf(" (%d from disk)", k->disk);
+    out_printf(", %d computed", k->n - k->kept);
     if (k->was >= 0 && k->is >= 0) {
         size_t n_was, n_is;
         const char *was = qn_token_bytes(c->e, k->was, 1, &n_was), *is = qn_token_bytes(c->e, k->is, 1, &n_is);
@@ -698,6 +704,10 @@ static void do_stats(struct chat *c, const char *arg)
         print_kept(c);
     out_printf("prefix store   %d snapshots, %.1f of %.1f MiB; %lld have left\n", cache.n_snapshots,
                (double)cache.bytes / 1048576, (double)cache.budget / 1048576, (long long)cache.n_evicted);
+    if (cache.disk_budget)
+        out_printf("cache folder   %.1f of %.1f MiB; %lld snapshots written, %lld read\n",
+                   (double)cache.disk_bytes / 1048576, (double)cache.disk_budget / 1048576, (long long)cache.n_written,
+                   (long long)cache.n_read);
     out_printf("memory         weights %.1f MiB, scratch %.1f MiB; keys, values and states %.1f of %.1f MiB\n",
                (double)c->info.bytes_weights / 1048576, (double)c->info.bytes_step / 1048576,
                (double)memory.used / 1048576, (double)memory.budget / 1048576);
@@ -934,6 +944,8 @@ int cmd_chat(struct opts *o)
     bool lost = o->session && !save_session(&c);
     qn_sampler_free(c.sampler);
     write_close(&c.w);
+    if (o->cache_dir) /* the last answer, too, will be there */
+        qn_seq_keep(c.seq);
     qn_seq_free(c.seq);
     qn_close(c.e);
     json_decref(c.messages);

@@ -44,9 +44,9 @@ struct opts {
     double rope_scale, rope_freq_base;
 
     /* computation */
-    int cache_ram, n_ctx, n_keep, n_threads, n_threads_batch, n_batch, n_ubatch, draft_max;
+    int cache_ram, cache_disk, n_ctx, n_keep, n_threads, n_threads_batch, n_batch, n_ubatch, draft_max;
     const char *on_full;
-    const char *numa, *type_k, *type_v, *isa, *delta, *pack_cache, *spec;
+    const char *numa, *type_k, *type_v, *isa, *delta, *pack_cache, *cache_dir, *spec;
     bool hugepages;
 
     /* generation and sampling */

@@ -70,12 +70,14 @@ static int on_progress(void *cookie, const char *what, double share)
 static char *cache_folder(void)
 {
     const char *base = getenv("XDG_CACHE_HOME"), *home = getenv("HOME");
-    if (base && base[0] == '/')
+    if (base && base[0] == '/') {
+        mkdir(base, 0700); /* if that fails, so does what comes next, with a message */
         return xprintf("%s/quern", base);
+    }
     if (!home || home[0] != '/')
         return NULL;
     char *folder = xprintf("%s/.cache", home);
-    mkdir(folder, 0700); /* if that fails, so does what comes next, with a message */
+    mkdir(folder, 0700);
     free(folder);
     return xprintf("%s/.cache/quern", home);
 }
@@ -110,9 +112,13 @@ qn_engine *setup_open(struct opts *o, struct setup_size size)
     char *template_text = o->template_file ? io_read(o->template_file, &n) : NULL;
     if (template_text && strlen(template_text) != n)
         die("%s: holds a NUL byte", o->template_file);
+    if (o->cache_dir && GIVEN(o, cache_ram) && o->cache_ram == 0)
+        usage("--cache-dir: takes what leaves memory, and --cache-ram 0 keeps nothing there");
+    if (GIVEN(o, cache_disk) && !o->cache_dir)
+        usage("--cache-disk: there is no --cache-dir");
     bool automatic = o->pack_cache && !strcmp(o->pack_cache, "auto");
-    bool sessions = o->session != NULL;
-    char *folder = automatic || sessions ? cache_folder() : NULL;
+    bool saved = o->session || o->cache_dir;
+    char *folder = automatic || saved ? cache_folder() : NULL;
     if (automatic && !folder)
         die("--pack-cache auto: neither XDG_CACHE_HOME nor HOME names a folder");
     progress_begin(&bar, "loading");
@@ -127,13 +133,15 @@ qn_engine *setup_open(struct opts *o, struct setup_size size)
         .n_draft = guesses(o),
         .draft_block = o->spec && !strcmp(o->spec, "mtp"),
         .cache_ram = cache_bytes(o),
+        .cache_dir = o->cache_dir,
+        .cache_disk = (size_t)o->cache_disk << 20,
         .type_k = (enum qn_kv_type)CHOICE(o, type_k), /* the table's order is that of the types */
         .type_v = (enum qn_kv_type)CHOICE(o, type_v),
         .delta = (enum qn_delta_form)CHOICE(o, delta),
         .no_numa = o->numa && !strcmp(o->numa, "off"),
         .pack_cache = automatic ? NULL : o->pack_cache,
         .pack_cache_dir = automatic ? folder : NULL,
-        .hash_model = sessions,
+        .hash_model = saved,
         .hash_dir = folder,
         .hugepages = o->hugepages,
         .isa = o->isa,
