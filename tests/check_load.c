@@ -351,6 +351,37 @@ static qn_engine *open_or_die(const struct qn_options *o)
     return e;
 }
 
+static long status_kib(const char *key)
+{
+    FILE *f = fopen("/proc/self/status", "r");
+    char line[256];
+    long v = 0;
+    while (f && fgets(line, sizeof line, f))
+        if (!strncmp(line, key, strlen(key)))
+            v = strtol(line + strlen(key) + 1, NULL, 10);
+    if (f)
+        fclose(f);
+    return v;
+}
+
+/* Memory in use while a sequence of a few tokens lives. */
+static long resident_kib(const struct qn_options *o)
+{
+    struct qn_error err;
+    int32_t ids[9] = {5, 6, 7, 8, 9, 1, 2, 3, 4};
+    float logits[VOCAB];
+    qn_seq *s;
+    qn_engine *e = open_or_die(o);
+    assert_int_equal(qn_seq_new(&s, e, &err), 0);
+    struct qn_span sp = {s, ids, 9, QN_LOGITS_LAST};
+    assert_int_equal(qn_seq_reserve(s, 64, &err), 0);
+    assert_int_equal(qn_eval(e, &sp, 1, logits, &err), 0);
+    long kib = status_kib("VmRSS:");
+    qn_seq_free(s);
+    qn_close(e);
+    return kib;
+}
+
 static void keep_log(void *cookie, enum qn_log_level level, const char *line)
 {
     if (strstr(line, "positions"))
@@ -370,6 +401,14 @@ static void test_memory(void **state)
     o.n_ctx = 1 << 30;
     o.n_seq = 1024;
     o.type_k = o.type_v = QN_KV_F32;
+    struct qn_options small = o;
+    small.n_ctx = 64;
+    resident_kib(&small); /* by then threads and caches are there */
+    long more = resident_kib(&o) - resident_kib(&small);
+    print_message("%ld KiB more for a context of 2^30\n", more);
+#ifndef __SANITIZE_ADDRESS__
+    assert_true(more < 16384); /* tables of it, touched, would be at least 72 MiB */
+#endif
     o.log = keep_log;
     o.cookie = said;
     qn_engine *e = open_or_die(&o);
@@ -688,19 +727,6 @@ static void test_flips(void **state)
 }
 
 /* ---- nothing stays behind */
-
-static long status_kib(const char *key)
-{
-    FILE *f = fopen("/proc/self/status", "r");
-    char line[256];
-    long v = 0;
-    while (f && fgets(line, sizeof line, f))
-        if (!strncmp(line, key, strlen(key)))
-            v = strtol(line + strlen(key) + 1, NULL, 10);
-    if (f)
-        fclose(f);
-    return v;
-}
 
 static int open_files(void)
 {

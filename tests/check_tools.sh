@@ -174,8 +174,10 @@ interrupt() { # COMMAND...: once it has written something; its exit status
     : >"$tmp/out"
     "$@" >"$tmp/out" 2>"$tmp/err" &
     pid=$!
-    for again in 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20; do
-        [ -s "$tmp/out" ] || sleep 1
+    tries=0
+    while [ ! -s "$tmp/out" ] && [ $tries -lt 600 ]; do
+        sleep 0.05
+        tries=$((tries + 1))
     done
     for again in 1 2 3; do # at first it may not be ready for that
         sleep 0.1
@@ -187,7 +189,7 @@ interrupt() { # COMMAND...: once it has written something; its exit status
 cp "$tmp/text.session" "$tmp/kept.session"
 awk 'BEGIN { for (i = 0; i < 1200; i++) printf "word %d ", i % 7 }' >"$tmp/slow"
 is "a prompt is interrupted" \
-    "$(interrupt "$quern" run -m "$demo" --session "$tmp/text.session" -f "$tmp/slow" -b 1 -t 1 --echo)" 130
+    "$(interrupt "$quern" run -m "$demo" --session "$tmp/text.session" -f "$tmp/slow" -b 1 -t 1 --isa c --echo)" 130
 check "and that is said" grep -q 'text.session: left as it was, the prompt was not read to its end' "$tmp/err"
 same "the session is as it was" "$tmp/text.session" "$tmp/kept.session"
 is "a text is interrupted" "$(interrupt "$quern" run -m "$demo" -p "$start" --temp 0 --ignore-eos --echo --session "$tmp/text.session")" 130

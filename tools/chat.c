@@ -933,6 +933,8 @@ int cmd_chat(struct opts *o)
     configure(&c);
     say("%s, %d threads, %s, context %d; sampling: %s; seed %llu", c.info.description, c.info.n_threads, c.info.isa,
         c.info.n_ctx, c.source, (unsigned long long)o->seed);
+    if (qn_seq_fits(c.seq) < c.info.n_ctx)
+        say("memory has room for %d positions of the context", qn_seq_fits(c.seq));
     if (term_in()) {
         c.editor = line_editor_new();
         say("/help lists the commands, Ctrl-C stops an answer, Ctrl-D leaves");
