@@ -149,9 +149,11 @@ struct tier_file *tier_files_find(const struct tier_files *l, struct place_id pl
 static struct tier_file *least_used(const struct tier_files *l, int64_t used_ns)
 {
     struct tier_file *least = NULL;
-    for (struct tier_file *f = l->file; f < l->file + l->n; f++)
+    for (size_t i = 0; i < l->n; i++) {
+        struct tier_file *f = &l->file[i];
         if (!f->gone && !f->stays && !f->n_hanging && f->used_ns < used_ns && (!least || f->used_ns < least->used_ns))
             least = f;
+    }
     return least;
 }
 
@@ -168,11 +170,11 @@ bool tier_files_shrink(struct tier_files *l, int folder, uint64_t budget, uint64
         f->gone = true;
         left -= f->bytes;
     }
-    for (struct tier_file *f = l->file; f < l->file + l->n; f++) {
+    for (size_t i = 0; i < l->n; i++) {
         char name[TIER_NAME];
-        tier_name(name, f);
-        if (f->gone && (unlinkat(folder, name, 0) == 0 || errno == ENOENT))
-            l->bytes -= f->bytes;
+        tier_name(name, &l->file[i]);
+        if (l->file[i].gone && (unlinkat(folder, name, 0) == 0 || errno == ENOENT))
+            l->bytes -= l->file[i].bytes;
     }
     return l->bytes <= budget - more;
 }
