@@ -107,6 +107,7 @@ static void compare(const char *file, const struct way *way, const int32_t *prom
     o.n_draft = way->most;
     o.draft_block = way->drafter == DRAFT_MTP;
     o.n_seq = 2;
+    o.n_threads = 1; /* these models are so small that two would mostly wait for each other */
     qn_engine *e = eval_open(&o);
     struct writer plain, guessing;
     write_open(&plain, e, eval_seq(e), DRAFT_OFF, 0);
