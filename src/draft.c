@@ -8,9 +8,10 @@
  *
  * It follows the trunk lazily: the states that it has not seen wait in the sequence's slot, so that a token that is written costs it
  * nothing, until guesses are wanted or there are too many, or they would lie in two pages (what is behind the block's end in a page
- * is nobody's, so it is cleared where a page is saved, which only a last page needs).  Its keys and values at a sequence's last position depend on the token
- * behind, so sequences that share a page whose last position is their last may read each other's there: a guess may be worse for
- * it, but nothing is computed from guesses. */
+ * is nobody's, so it is cleared where a page is saved, which only a last page needs).
+ *
+ * Its keys and values at a sequence's last position depend on the token behind, so sequences that share a page whose last position is
+ * their last may read each other's there: a guess may be worse for it, but nothing is computed from guesses. */
 #include "run.h"
 
 #include <string.h>
@@ -48,24 +49,18 @@ static void draft_head(struct ctx *c)
         memcpy(s->draft_out, a.f, (size_t)m->hp.n_embd * sizeof *a.f);
 }
 
-static void draft_worker(struct worker *w, void *arg)
+static void run_block(struct ctx *c)
 {
-    struct qn_engine *e = arg;
-    struct ctx c = {.e = e, .s = &e->step, .w = w, .mine = &e->scratch[w->id]};
-    const struct nextn_block *b = e->model.nextn;
-    uint64_t saved = simd_float_enter();
-    c.clock = stats_enter(&c);
-    phase(&c, QN_PHASE_PROJECTIONS);
-    struct acts pairs = make_pairs(&c);
-    struct product p = {.m = &b->eh_proj, .y = e->step.x, .ldy = (size_t)x_stride(e)};
-    step_products(&c, &p, 1, &pairs);
-    meet(&c);
-    attn_layer(&c, &b->layer);
-    ffn_layer(&c, &b->layer);
-    if (e->step.n_out)
-        draft_head(&c);
-    stats_leave(&c);
-    simd_float_leave(saved);
+    const struct nextn_block *b = c->e->model.nextn;
+    phase(c, QN_PHASE_PROJECTIONS);
+    struct acts pairs = make_pairs(c);
+    struct product p = {.m = &b->eh_proj, .y = c->s->x, .ldy = (size_t)x_stride(c->e)};
+    step_products(c, &p, 1, &pairs);
+    meet(c);
+    attn_layer(c, &b->layer);
+    ffn_layer(c, &b->layer);
+    if (c->s->n_out)
+        draft_head(c);
 }
 
 /* The block over n positions of s from pos on, with the states there and the tokens behind them.  logits: NULL, or [n_vocab] of the
@@ -87,7 +82,7 @@ static void pass(qn_seq *s, int pos, int n, const float *states, const int32_t *
         st->draft_in = states + (size_t)at * (size_t)e->model.hp.n_embd;
         memcpy(st->ids, ids + at, (size_t)rows * sizeof *ids);
         stats_begin(e);
-        step_start(e, draft_worker);
+        step_start(e, run_block);
         stats_end_draft(e);
     }
     st->span[0] = span;

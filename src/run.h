@@ -166,12 +166,11 @@ struct qn_engine {
     size_t arena_bytes, arena_used;
     int n_blocks; /* attention blocks of a full sequence */
     size_t kv_block_bytes, page_bytes; /* keys and values of a block: of one KV head, of all in all layers */
-    size_t state_bytes, conv_bytes, behind_bytes,
-        slot_bytes; /* recurrent memory of a sequence: its parts; from one to the next */
+    size_t state_bytes, conv_bytes, behind_bytes; /* parts of a sequence's slot */
+    size_t slot_bytes; /* from one slot to the next */
     struct slab pages, slots;
     uint8_t *fill; /* [pages] positions of each page that were written */
-    int32_t *
-        owner; /* [pages] slot + 1 of the sequence that may write behind these, if the page is shared; 0 = whoever comes */
+    int32_t *owner; /* [pages] slot + 1 of whose turn it is to write on in a shared page; 0 = whoever comes */
     size_t budget; /* bytes for pages and the prefix store: budget.c */
     int64_t n_pages_live, n_promised; /* pages that sequences refer to; that they were promised beside */
     size_t cache_bytes; /* budget of the prefix store */
@@ -246,8 +245,8 @@ int step_alloc(struct qn_engine *e, struct qn_error *err);
 size_t step_bytes(struct qn_engine *e);
 /* Evaluates e->step as filled in; 0 or QN_E_NUMERIC. */
 int step_run(struct qn_engine *e, struct qn_error *err);
-/* Runs fn on the workers that a step of n_rows takes, with counters as they are at the start of a step. */
-void step_start(struct qn_engine *e, void (*fn)(struct worker *w, void *arg));
+/* All workers that a step of n_rows takes do this, with counters as they are at the start of a step. */
+void step_start(struct qn_engine *e, void (*part)(struct ctx *c));
 /* Behind a step that was a try: the states of its spans, which have been cut to what stays. */
 void step_keep(struct qn_engine *e);
 

@@ -437,41 +437,25 @@ static void keep_last(struct ctx *c)
         c->e->ops.rmsnorm(c->s->last + t * h, c->s->x + t * x_stride(c->e), m->output_norm, (int)h, m->hp.eps);
 }
 
-static void step_worker(struct worker *w, void *arg)
+static void run_trunk(struct ctx *c)
 {
-    struct qn_engine *e = arg;
-    struct ctx c = {.e = e, .s = &e->step, .w = w, .mine = &e->scratch[w->id]};
-    uint64_t saved = simd_float_enter();
-    c.clock = stats_enter(&c);
-    embed(&c);
-    for (int i = 0; i < e->model.hp.n_layer; i++) {
-        const struct layer *l = &e->model.layer[i];
-        c.layer = i;
-        trace(&c);
+    const struct model *m = &c->e->model;
+    embed(c);
+    for (int i = 0; i < m->hp.n_layer; i++) {
+        const struct layer *l = &m->layer[i];
+        c->layer = i;
+        trace(c);
         if (l->mixer == MIXER_ATTN)
-            attn_layer(&c, l);
+            attn_layer(c, l);
         else
-            delta_layer(&c, l);
-        ffn_layer(&c, l);
+            delta_layer(c, l);
+        ffn_layer(c, l);
     }
-    c.layer = e->model.hp.n_layer;
-    trace(&c);
-    if (e->model.drafts)
-        keep_last(&c);
-    head(&c);
-    stats_leave(&c);
-    simd_float_leave(saved);
-}
-
-static void keep_worker(struct worker *w, void *arg)
-{
-    struct qn_engine *e = arg;
-    struct ctx c = {.e = e, .s = &e->step, .w = w, .mine = &e->scratch[w->id]};
-    uint64_t saved = simd_float_enter();
-    c.clock = stats_enter(&c);
-    delta_keep(&c);
-    stats_leave(&c);
-    simd_float_leave(saved);
+    c->layer = m->hp.n_layer;
+    trace(c);
+    if (m->drafts)
+        keep_last(c);
+    head(c);
 }
 
 /* Steps of a row for each sequence, or few for each, read the weights; larger ones compute. */
@@ -481,13 +465,31 @@ static int n_workers(const struct qn_engine *e)
     return s->n_rows <= e->n_seq || s->tried ? e->n_threads : e->n_threads_batch;
 }
 
-void step_start(struct qn_engine *e, void (*fn)(struct worker *w, void *arg))
+/* What the workers do together. */
+struct job {
+    struct qn_engine *e;
+    void (*part)(struct ctx *c);
+};
+
+static void job_worker(struct worker *w, void *arg)
+{
+    const struct job *j = arg;
+    struct ctx c = {.e = j->e, .s = &j->e->step, .w = w, .mine = &j->e->scratch[w->id]};
+    uint64_t saved = simd_float_enter();
+    c.clock = stats_enter(&c);
+    j->part(&c);
+    stats_leave(&c);
+    simd_float_leave(saved);
+}
+
+void step_start(struct qn_engine *e, void (*part)(struct ctx *c))
 {
     struct step *s = &e->step;
+    struct job job = {.e = e, .part = part};
     for (int i = 0; i < s->n_task; i++)
         atomic_store_explicit(&s->task[(size_t)i * TASK_STRIDE], 0, memory_order_relaxed);
     atomic_store_explicit(&s->bad_place, INT_MAX, memory_order_relaxed);
-    pool_run(e->pool, n_workers(e), fn, e);
+    pool_run(e->pool, n_workers(e), job_worker, &job);
 }
 
 void step_keep(struct qn_engine *e)
@@ -495,7 +497,7 @@ void step_keep(struct qn_engine *e)
     if (e->model.n_delta == 0)
         return;
     stats_begin(e);
-    step_start(e, keep_worker);
+    step_start(e, delta_keep);
     stats_end_keep(e);
 }
 
@@ -503,7 +505,7 @@ int step_run(struct qn_engine *e, struct qn_error *err)
 {
     struct step *s = &e->step;
     stats_begin(e);
-    step_start(e, step_worker);
+    step_start(e, run_trunk);
     stats_end(e);
     int bad = atomic_load_explicit(&s->bad_place, memory_order_relaxed), n_layer = e->model.hp.n_layer;
     if (bad == INT_MAX)
