@@ -16,12 +16,17 @@ const struct saved_kind saved_snapshot = {{'Q', 'U', 'E', 'R', 'N', 'S', 'T', 'A
 
 enum { DATA_ALIGN = 4096 };
 
-int saved_n_states(const struct saved_kind *kind, const struct saved_head *h)
+static int n_before(const struct saved_head *h)
 {
     int n = 0;
     while (n < SAVED_BEFORE && h->before[n])
         n++;
-    return kind->has_states ? n + 1 : 0;
+    return n;
+}
+
+int saved_n_states(const struct saved_kind *kind, const struct saved_head *h)
+{
+    return kind->has_states ? n_before(h) + 1 : 0;
 }
 
 int saved_first_page(const struct saved_head *h)
@@ -185,9 +190,7 @@ static int check_owner(const struct saved *s, const struct qn_engine *e, struct 
 static bool good_counts(const struct saved_kind *kind, const struct saved_head *h)
 {
     uint64_t last = 0;
-    int n = 0;
-    while (n < SAVED_BEFORE && h->before[n])
-        n++;
+    int n = n_before(h);
     for (int i = 0; i < SAVED_BEFORE; i++) {
         if (i < n ? h->before[i] <= last || h->before[i] >= h->n_ids : h->before[i] != 0)
             return false;
