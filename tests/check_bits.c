@@ -2,6 +2,7 @@
 /* One logits hash: the demo model gives the same bits for every number of threads, cutting of the prompt, company in the batch
  * and level of kernels, and on every machine the bits that are written down here.  QUERN_LONG runs every combination.
  * A change that moves the hashes on purpose changes the arithmetic: raise QN_BITS with it. */
+#include "eval.h"
 #include "hashmodel.h"
 #include "simd/simd.h"
 #include "testing.h"
@@ -14,8 +15,6 @@
 
 #include <cmocka.h>
 #include <xxhash.h>
-
-#include "quern.h"
 
 enum { N_IDS = 704, N_SEQ = 4 }; /* the prompt ends behind 64, 128 and 512 */
 
@@ -41,13 +40,6 @@ struct way {
     const char *isa;
 };
 
-static void eval(qn_engine *e, const struct qn_span *spans, int n_spans, float *logits)
-{
-    struct qn_error err;
-    if (qn_eval(e, spans, n_spans, logits, &err))
-        fail_msg("%s", err.text);
-}
-
 /* Ours is the third of the sequences: rows of others lie on both sides. */
 enum { OURS = 2 };
 
@@ -67,41 +59,33 @@ static void eval_in_company(qn_engine *e, qn_seq *const *s, const int32_t *ids, 
             else if (m > 0)
                 spans[n_spans++] = (struct qn_span){.seq = s[i], .ids = ids + 7 * i + call, .n = m};
         }
-        eval(e, spans, n_spans, logits + (size_t)at * n_vocab);
+        eval_spans(e, spans, n_spans, logits + (size_t)at * n_vocab);
     }
 }
 
 static uint64_t hash_way(const struct model *m, const char *file, const struct way *w)
 {
-    struct qn_options o = {.model = file,
-                           .n_threads = w->threads,
-                           .n_ubatch = w->ubatch,
-                           .n_ctx = 1024,
-                           .n_seq = N_SEQ,
-                           .type_k = m->type_k,
-                           .type_v = m->type_v,
-                           .no_numa = 1,
-                           .isa = w->isa};
-    struct qn_error err;
-    qn_engine *e;
-    if (qn_open(&e, &o, &err))
-        fail_msg("%s", err.text);
-    struct qn_model_info info;
-    qn_model_info(e, &info);
-    size_t n_vocab = (size_t)info.n_vocab;
+    struct qn_options o = eval_options(file, 1024);
+    o.n_threads = w->threads;
+    o.n_ubatch = w->ubatch;
+    o.n_seq = N_SEQ;
+    o.type_k = m->type_k;
+    o.type_v = m->type_v;
+    o.isa = w->isa;
+    qn_engine *e = eval_open(&o);
+    size_t n_vocab = (size_t)eval_n_vocab(e);
     int32_t ids[N_IDS];
     for (int i = 0; i < N_IDS; i++)
         ids[i] = (int32_t)(hash_splitmix64((uint64_t)i) % 4000);
     qn_seq *s[N_SEQ];
     for (int i = 0; i < N_SEQ; i++)
-        if (qn_seq_new(&s[i], e, &err))
-            fail_msg("%s", err.text);
+        s[i] = eval_seq(e);
     float *logits = malloc(N_IDS * n_vocab * sizeof *logits);
     assert_non_null(logits);
     if (w->company)
         eval_in_company(e, s, ids, n_vocab, logits);
     else
-        eval(e, &(struct qn_span){.seq = s[OURS], .ids = ids, .n = N_IDS, .logits = QN_LOGITS_ALL}, 1, logits);
+        eval_append(s[OURS], ids, N_IDS, logits);
     uint64_t h = XXH3_64bits(logits, N_IDS * n_vocab * sizeof *logits);
     free(logits);
     for (int i = 0; i < N_SEQ; i++)

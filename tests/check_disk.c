@@ -22,7 +22,6 @@
 #include <unistd.h>
 
 #include <cmocka.h>
-#include <xxhash.h>
 
 enum { VOCAB = 512, N_CTX = 800, MORE = 20 };
 static const size_t AMPLE = (size_t)64 << 20;
@@ -98,38 +97,7 @@ static char *in_folder(const char *folder, const char *name)
     return path;
 }
 
-/* ---- tokens */
-
-static void make_ids(uint64_t seed, int n, int32_t *ids)
-{
-    for (int i = 0; i < n; i++)
-        ids[i] = (int32_t)(hash_splitmix64(seed * 100003 + (uint64_t)i) % 490);
-}
-
-/* Appends ids; hashes of the rows unless NULL. */
-static void append(qn_seq *s, const int32_t *ids, int n, uint64_t *rows)
-{
-    static float logits[(size_t)N_CTX * VOCAB];
-    if (n == 0)
-        return;
-    struct qn_span sp = {.seq = s, .ids = ids, .n = n, .logits = QN_LOGITS_ALL};
-    eval_spans(s->engine, &sp, 1, logits);
-    for (int t = 0; rows && t < n; t++)
-        rows[t] = XXH3_64bits(logits + (size_t)t * VOCAB, VOCAB * sizeof *logits);
-}
-
-/* The rows of ids as an engine computes them that keeps nothing. */
-static void plain_rows(const struct qn_options *like, const int32_t *ids, int n, uint64_t *rows)
-{
-    struct qn_options o = *like;
-    o.cache_ram = 0;
-    o.cache_dir = NULL;
-    qn_engine *e = eval_open(&o);
-    qn_seq *s = eval_seq(e);
-    append(s, ids, n, rows);
-    qn_seq_free(s);
-    qn_close(e);
-}
+/* ---- engines that save, and that come back */
 
 /* An engine computes ids and keeps them at these places. */
 static void save(const struct qn_options *o, const int32_t *ids, const int *keep, int n_keep)
@@ -138,7 +106,7 @@ static void save(const struct qn_options *o, const int32_t *ids, const int *keep
     qn_seq *s = eval_seq(e);
     int from = qn_seq_resume(s, ids, keep[0], NULL);
     for (int i = 0; i < n_keep; from = keep[i++]) {
-        append(s, ids + from, keep[i] - from, NULL);
+        eval_append(s, ids + from, keep[i] - from, NULL);
         assert_int_equal(qn_seq_keep(s), 1);
     }
     qn_seq_free(s);
@@ -156,7 +124,7 @@ static struct qn_kept go_on(const struct qn_options *o, const int32_t *ids, int 
     assert_int_equal(from, k.kept);
     assert_int_equal(from, qn_seq_len(s));
     assert_memory_equal(qn_seq_ids(s), ids, (size_t)from * sizeof *ids);
-    append(s, ids + from, all - from, got);
+    eval_rows(s, ids + from, all - from, got);
     for (int t = from; t < all; t++)
         if (got[t - from] != want[t])
             fail_msg("%d tokens were kept, %d of them on disk: other bits at token %d", k.kept, k.disk, t);
@@ -175,13 +143,13 @@ static void test_restored(void **state)
     (void)state;
     int32_t ids[N_CTX];
     uint64_t want[N_CTX];
-    make_ids(1, N_CTX, ids);
+    eval_ids(1, N_CTX, ids);
     for (int m = 0; m < 4; m++)
         for (int i = 0; i < 2; i++) {
             const char *folder = test_tmp_folder("restored");
             struct qn_options o = options(hash_model_file(models[m], "Q8_0"), folder);
             o.type_k = o.type_v = kinds[i];
-            plain_rows(&o, ids, N_CTX, want);
+            eval_plain_rows(&o, ids, N_CTX, want);
             save(&o, ids, keep, 3);
             struct content c = look(folder);
             assert_in_range(c.n_snapshots, m < 3 ? 3 : 0, m < 3 ? 4 : 0); /* one is made unasked */
@@ -211,11 +179,11 @@ static void test_drafts(void **state)
     struct qn_options o = options(hash_model_file("qwen35-mtp", "Q8_0"), NULL);
     struct qn_error err;
     int32_t ids[N_CTX], guesses[N_DRAFT];
-    make_ids(6, N_CTX, ids);
+    eval_ids(6, N_CTX, ids);
     o.draft_block = 1;
     qn_engine *e = eval_open(&o);
     qn_seq *s = eval_seq(e);
-    append(s, ids, 600, NULL);
+    eval_append(s, ids, 600, NULL);
     assert_int_equal(qn_draft(s, ids[600], N_DRAFT, guesses, want, &err), N_DRAFT);
     qn_seq_free(s);
     qn_close(e);
@@ -232,7 +200,7 @@ static void test_drafts(void **state)
     qn_close(e);
     o.draft_block = 0;
     uint64_t rows[N_CTX];
-    plain_rows(&o, ids, 605, rows);
+    eval_plain_rows(&o, ids, 605, rows);
     assert_int_equal(go_on(&o, ids, 601, 605, rows).kept, 0);
     assert_int_equal(n_warnings, 0);
     test_tmp_folder("drafts");
@@ -248,8 +216,8 @@ static void test_turns(void **state)
     int32_t ids[N_CTX];
     uint64_t want[N_CTX];
     int keep[TURNS];
-    make_ids(2, N_CTX, ids);
-    plain_rows(&o, ids, N_CTX, want);
+    eval_ids(2, N_CTX, ids);
+    eval_plain_rows(&o, ids, N_CTX, want);
     for (int i = 0; i < TURNS; i++)
         keep[i] = (i + 1) * LONG;
     save(&o, ids, keep, TURNS);
@@ -294,9 +262,9 @@ static void test_evicted(void **state)
     static uint64_t want[PATHS][N + MORE], got[N + MORE];
     static int32_t ids[PATHS][N + MORE];
     for (int i = 0; i < PATHS; i++) {
-        make_ids(10 + (uint64_t)i, N + MORE, ids[i]);
+        eval_ids(10 + (uint64_t)i, N + MORE, ids[i]);
         ids[i][0] = 400 + i; /* no page belongs to two of them */
-        plain_rows(&o, ids[i], N + MORE, want[i]);
+        eval_plain_rows(&o, ids[i], N + MORE, want[i]);
     }
     qn_engine *e = eval_open(&o);
     o.cache_ram = 2 * (e->slot_bytes + 2 * e->page_bytes) + 16384; /* two of them */
@@ -306,7 +274,7 @@ static void test_evicted(void **state)
     struct qn_cache_info info;
     for (int i = 0; i < PATHS; i++) {
         qn_seq_clear(s);
-        append(s, ids[i], N, NULL);
+        eval_append(s, ids[i], N, NULL);
         assert_int_equal(qn_seq_keep(s), 1);
         qn_cache_info(e, &info);
         assert_int_equal(info.n_written, i < 2 ? 0 : i - 1);
@@ -317,7 +285,7 @@ static void test_evicted(void **state)
         int p = i % PATHS;
         assert_int_equal(qn_seq_resume(s, ids[p], N + 1, &k), N);
         assert_int_equal(k.disk, N);
-        append(s, ids[p] + N, MORE, got);
+        eval_rows(s, ids[p] + N, MORE, got);
         assert_memory_equal(got, want[p] + N, MORE * sizeof *got);
         qn_cache_info(e, &info);
         assert_true(info.bytes <= info.budget);
@@ -325,7 +293,7 @@ static void test_evicted(void **state)
     }
     /* a sequence whose snapshot has left goes back to it, too */
     assert_int_equal(qn_seq_resume(s, ids[0], N + 1, NULL), N);
-    append(s, ids[0] + N, MORE, NULL);
+    eval_append(s, ids[0] + N, MORE, NULL);
     qn_seq *other = eval_seq(e);
     for (int i = 1; i < PATHS; i++)
         qn_seq_resume(other, ids[i], N + 1, NULL);
@@ -334,7 +302,7 @@ static void test_evicted(void **state)
     assert_int_equal(qn_seq_rewind(s, N + 3), N);
     qn_cache_info(e, &info);
     assert_int_equal(info.n_read, n_read + 1);
-    append(s, ids[0] + N, MORE, got);
+    eval_rows(s, ids[0] + N, MORE, got);
     assert_memory_equal(got, want[0] + N, MORE * sizeof *got);
     qn_seq_free(other);
     qn_seq_free(s);
@@ -344,15 +312,6 @@ static void test_evicted(void **state)
 }
 
 /* ---- what is refused, and what is nobody's */
-
-static void refusal(const struct qn_options *o, int code, const char *says)
-{
-    struct qn_error err = {0};
-    qn_engine *e;
-    int got = qn_open(&e, o, &err);
-    if (got != code || !strstr(err.text, says))
-        fail_msg("code %d, not %d: \"%s\" does not say \"%s\"", got, code, err.text, says);
-}
 
 static void test_refused(void **state)
 {
@@ -364,15 +323,15 @@ static void test_refused(void **state)
     assert_int_equal(stat(folder, &st), 0);
     assert_int_equal(st.st_mode & 0777, 0700);
     chmod(folder, 0777);
-    refusal(&o, QN_E_IO, "everybody may write");
+    eval_refused(&o, QN_E_IO, "everybody may write");
     chmod(folder, 0700);
     o.cache_ram = 0;
-    refusal(&o, QN_E_ARGUMENT, "cache folder");
+    eval_refused(&o, QN_E_ARGUMENT, "cache folder");
     o.cache_ram = AMPLE;
     o.cache_dir = hybrid();
-    refusal(&o, QN_E_IO, "not a folder");
+    eval_refused(&o, QN_E_IO, "not a folder");
     o.cache_dir = test_tmp("no/such");
-    refusal(&o, QN_E_IO, "cannot be made");
+    eval_refused(&o, QN_E_IO, "cannot be made");
     test_tmp_folder("refused");
 }
 
@@ -385,7 +344,7 @@ static void test_others(void **state)
     struct qn_options o = options(hybrid(), folder), other[5];
     int32_t ids[N_CTX];
     uint64_t want[N_CTX];
-    make_ids(3, N_CTX, ids);
+    eval_ids(3, N_CTX, ids);
     save(&o, ids, keep, 1);
     for (int i = 0; i < 5; i++)
         other[i] = o;
@@ -395,7 +354,7 @@ static void test_others(void **state)
     other[3].delta = QN_DELTA_CHUNKED;
     other[4].model = hash_model_file("qwen35moe", "Q8_0");
     for (int i = 0; i < 5; i++) {
-        plain_rows(&other[i], ids, 200, want);
+        eval_plain_rows(&other[i], ids, 200, want);
         assert_int_equal(go_on(&other[i], ids, 190, 200, want).kept, 0);
         assert_int_equal(n_warnings, 0);
     }
@@ -417,7 +376,7 @@ static void test_others(void **state)
             free(from);
         }
     }
-    plain_rows(&o, ids, 200, want);
+    eval_plain_rows(&o, ids, 200, want);
     n_warnings = 0;
     assert_int_equal(go_on(&o, ids, 190, 200, want).kept, 0);
     assert_int_equal(n_warnings, 1);
@@ -433,8 +392,8 @@ static void test_left_behind(void **state)
     struct qn_options o = options(hybrid(), folder);
     int32_t ids[N_CTX];
     uint64_t want[N_CTX];
-    make_ids(4, N_CTX, ids);
-    plain_rows(&o, ids, 200, want);
+    eval_ids(4, N_CTX, ids);
+    eval_plain_rows(&o, ids, 200, want);
     save(&o, ids, (const int[]){150}, 1);
     struct content c = look(folder);
     char name[300];
@@ -509,8 +468,8 @@ static void test_damage(void **state)
     struct qn_options o = options(hybrid(), folder);
     int32_t ids[N_CTX];
     uint64_t want[N_CTX];
-    make_ids(5, N_CTX, ids);
-    plain_rows(&o, ids, N_CTX, want);
+    eval_ids(5, N_CTX, ids);
+    eval_plain_rows(&o, ids, N_CTX, want);
     save(&o, ids, (const int[]){300, 720}, 2); /* segments end at 300, 512 and 720, and 512 is kept, too */
     struct image im = take_image(folder);
     assert_int_equal(im.n_files, 6);
@@ -571,8 +530,8 @@ static void test_budget(void **state)
     static int32_t ids[PATHS][N_CTX];
     static uint64_t want[PATHS][N_CTX];
     for (int i = 0; i < PATHS; i++) {
-        make_ids(30 + (uint64_t)i, N_CTX, ids[i]);
-        plain_rows(&o, ids[i], N + MORE, want[i]);
+        eval_ids(30 + (uint64_t)i, N_CTX, ids[i]);
+        eval_plain_rows(&o, ids[i], N + MORE, want[i]);
     }
     for (int i = 0; i < 3; i++)
         save(&o, ids[i], (const int[]){N}, 1);
@@ -634,8 +593,8 @@ static void test_no_room(void **state)
     static int32_t ids[PATHS][N_CTX];
     uint64_t want[N_CTX];
     for (int i = 0; i < PATHS; i++)
-        make_ids(40 + (uint64_t)i, N_CTX, ids[i]);
-    plain_rows(&o, ids[PATHS - 1], N + 1, want);
+        eval_ids(40 + (uint64_t)i, N_CTX, ids[i]);
+    eval_plain_rows(&o, ids[PATHS - 1], N + 1, want);
     qn_engine *e = eval_open(&o);
     o.cache_ram = 2 * (e->slot_bytes + 2 * e->page_bytes) + 16384;
     size_t segment = 2 * e->page_bytes + 4096;
@@ -653,13 +612,13 @@ static void test_no_room(void **state)
         qn_seq *s = eval_seq(e);
         for (int i = 0; i < PATHS; i++) {
             qn_seq_clear(s);
-            append(s, ids[i], N, NULL);
+            eval_append(s, ids[i], N, NULL);
             assert_int_equal(qn_seq_keep(s), 1);
         }
         qn_seq_clear(s);
         uint64_t got;
         assert_int_equal(qn_seq_resume(s, ids[PATHS - 1], N + 1, NULL), N);
-        append(s, ids[PATHS - 1] + N, 1, &got);
+        eval_rows(s, ids[PATHS - 1] + N, 1, &got);
         assert_true(got == want[N]);
         qn_seq_free(s);
         qn_close(e);
@@ -680,8 +639,8 @@ enum { N_PATHS = 64 };
 static int child_path(int i, int32_t *ids)
 {
     int n = 150 + 37 * (i % 5), shared = i % 3 * 70;
-    make_ids(70, shared, ids);
-    make_ids(71 + (uint64_t)i, n + 1 - shared, ids + shared);
+    eval_ids(70, shared, ids);
+    eval_ids(71 + (uint64_t)i, n + 1 - shared, ids + shared);
     return n;
 }
 
@@ -706,7 +665,7 @@ static int saving_child(const char *model, const char *folder)
         char said[4];
         for (int i = 0; i < 4; i++) {
             int n = child_path(done + i, ids), k = qn_seq_resume(s, ids, n, NULL);
-            append(s, ids + k, n - k, NULL);
+            eval_append(s, ids + k, n - k, NULL);
             if (!qn_seq_keep(s))
                 return 1;
             said[i] = (char)(done + i);
@@ -730,7 +689,7 @@ static int working_child(const char *model, const char *folder, const char *seed
     int n[8];
     for (int i = 0; i < 8; i++) {
         n[i] = child_path(i, ids[i]);
-        plain_rows(&o, ids[i], n[i], want[i]);
+        eval_plain_rows(&o, ids[i], n[i], want[i]);
     }
     o.cache_disk = o.cache_ram * 3;
     qn_engine *e = NULL;
@@ -744,7 +703,7 @@ static int working_child(const char *model, const char *folder, const char *seed
         random = hash_splitmix64(random);
         int p = (int)(random % 8), end = 1 + (int)(random / 8 % (uint64_t)n[p]),
             k = qn_seq_resume(s, ids[p], end, NULL);
-        append(s, ids[p] + k, end - k, got);
+        eval_rows(s, ids[p] + k, end - k, got);
         if (memcmp(got, want[p] + k, (size_t)(end - k) * sizeof *got) != 0) {
             fprintf(stderr, "path %d, %d kept of %d: other bits\n", p, k, end);
             return 1;
@@ -809,11 +768,11 @@ static void test_kills(void **state)
                 continue;
             if (!row[p]) {
                 qn_seq *x = eval_seq(without);
-                append(x, ids, n, NULL);
-                append(x, ids + n, 1, &row[p]);
+                eval_append(x, ids, n, NULL);
+                eval_rows(x, ids + n, 1, &row[p]);
                 qn_seq_free(x);
             }
-            append(s, ids + n, 1, &got);
+            eval_rows(s, ids + n, 1, &got);
             assert_true(got == row[p]);
             n_saved++;
         }

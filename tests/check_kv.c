@@ -314,9 +314,8 @@ static void logits_of(const struct qn_options *o, int piece, bool company, float
 {
     qn_engine *e = eval_open(o);
     qn_seq *s[2] = {eval_seq(e), eval_seq(e)};
-    int32_t ids[N];
-    for (int i = 0; i < N; i++)
-        ids[i] = (int32_t)(hash_splitmix64((uint64_t)i + 5) % 490);
+    int32_t all[N + 5], *ids = all + 5; /* those that the differences below belong to */
+    eval_ids(0, N + 5, all);
     for (int at = 0; at < N; at += piece) {
         int n = N - at < piece ? N - at : piece;
         struct qn_span sp[2] = {{.seq = s[0], .ids = ids + at, .n = n, .logits = QN_LOGITS_ALL},

@@ -2,6 +2,7 @@
 /* Opening models that are wrong: keys and tensors that are missing, absurd or contradict each other, options out of range,
  * contexts larger than memory, weights that are not numbers.  Each is refused with one line that names the file, the key or
  * tensor and the values, and leaves nothing behind. */
+#include "eval.h"
 #include "ggufedit.h"
 #include "hashmodel.h"
 #include "quant/quant.h"
@@ -342,15 +343,6 @@ static void test_options(void **state)
     }
 }
 
-static qn_engine *open_or_die(const struct qn_options *o)
-{
-    struct qn_error err;
-    qn_engine *e;
-    if (qn_open(&e, o, &err))
-        fail_msg("%s", err.text);
-    return e;
-}
-
 static long status_kib(const char *key)
 {
     FILE *f = fopen("/proc/self/status", "r");
@@ -364,18 +356,21 @@ static long status_kib(const char *key)
     return v;
 }
 
+static void eval_some(qn_engine *e, qn_seq *s)
+{
+    static const int32_t ids[] = {5, 6, 7, 8, 9, 1, 2, 3, 4};
+    float logits[VOCAB];
+    eval_spans(e, &(struct qn_span){s, ids, 9, QN_LOGITS_LAST}, 1, logits);
+}
+
 /* Memory in use while a sequence of a few tokens lives. */
 static long resident_kib(const struct qn_options *o)
 {
     struct qn_error err;
-    int32_t ids[9] = {5, 6, 7, 8, 9, 1, 2, 3, 4};
-    float logits[VOCAB];
-    qn_seq *s;
-    qn_engine *e = open_or_die(o);
-    assert_int_equal(qn_seq_new(&s, e, &err), 0);
-    struct qn_span sp = {s, ids, 9, QN_LOGITS_LAST};
+    qn_engine *e = eval_open(o);
+    qn_seq *s = eval_seq(e);
     assert_int_equal(qn_seq_reserve(s, 64, &err), 0);
-    assert_int_equal(qn_eval(e, &sp, 1, logits, &err), 0);
+    eval_some(e, s);
     long kib = status_kib("VmRSS:");
     qn_seq_free(s);
     qn_close(e);
@@ -411,11 +406,11 @@ static void test_memory(void **state)
 #endif
     o.log = keep_log;
     o.cookie = said;
-    qn_engine *e = open_or_die(&o);
+    qn_engine *e = eval_open(&o);
     print_message("%s\n", said);
     assert_non_null(strstr(said, "plain.gguf: the context has 1073741824 positions, memory has room for "));
     qn_memory_info(e, &before);
-    assert_int_equal(qn_seq_new(&s, e, &err), 0);
+    s = eval_seq(e);
     int fits = qn_seq_fits(s);
     char says[64];
     snprintf(says, sizeof says, "1073741824 tokens|%d would fit", fits);
@@ -431,7 +426,7 @@ static void test_memory(void **state)
     qn_close(e);
     said[0] = 0;
     o.n_ctx = o.n_seq = 0;
-    e = open_or_die(&o);
+    e = eval_open(&o);
     qn_model_info(e, &info);
     assert_int_equal(info.n_ctx, info.n_ctx_train);
     assert_string_equal(said, "");
@@ -458,7 +453,7 @@ static void test_cancel(void **state)
     o.n_threads = 3;
     expect_refusal("cancelled at the third call", &o, QN_E_CANCELLED, "plain.gguf|cancel");
     calls = 0;
-    qn_close(open_or_die(&o));
+    qn_close(eval_open(&o));
     assert_true(calls < -3);
 }
 
@@ -474,7 +469,7 @@ static void test_vocab_only(void **state)
     assert_int_equal(truncate(o.model, (off_t)header), 0);
     expect_refusal("truncated behind its header", &o, QN_E_FORMAT, "vocab.gguf|truncated");
     o.vocab_only = 1;
-    qn_engine *e = open_or_die(&o);
+    qn_engine *e = eval_open(&o);
     qn_seq *s;
     int32_t id = 0, *ids = NULL;
     float logits[VOCAB];
@@ -501,11 +496,8 @@ static void test_eval(void **state)
     struct qn_options o = options(plain_file());
     struct qn_error err = {0};
     o.n_seq = 2;
-    qn_engine *e = open_or_die(&o), *other = open_or_die(&o);
-    qn_seq *a, *b, *c, *foreign;
-    assert_int_equal(qn_seq_new(&a, e, &err), 0);
-    assert_int_equal(qn_seq_new(&b, e, &err), 0);
-    assert_int_equal(qn_seq_new(&foreign, other, &err), 0);
+    qn_engine *e = eval_open(&o), *other = eval_open(&o);
+    qn_seq *a = eval_seq(e), *b = eval_seq(e), *c, *foreign = eval_seq(other);
     check_error("third of two", &err, qn_seq_new(&c, e, &err), QN_E_NOSPACE, "2 sequences");
     assert_null(c);
     int32_t ids[80] = {0}, bad_id[2] = {1, -1}, big_id[2] = {1, VOCAB};
@@ -609,12 +601,11 @@ static void cure(struct lab *l, int i)
 static void eval_poisoned(const char *what, const char *path, bool may_pass, const char *says)
 {
     struct qn_options o = options(path);
-    qn_engine *e = open_or_die(&o);
+    qn_engine *e = eval_open(&o);
     struct qn_error err = {0};
     int32_t ids[9] = {5, 6, 7, 8, 9, 1, 2, 3, 4};
     float logits[VOCAB];
-    qn_seq *s;
-    assert_int_equal(qn_seq_new(&s, e, &err), 0);
+    qn_seq *s = eval_seq(e);
     for (int n = 1; n <= 9; n += 8) {
         struct qn_span sp = {s, ids, n, QN_LOGITS_LAST};
         int got = qn_eval(e, &sp, 1, logits, &err);
@@ -709,7 +700,7 @@ static void test_flips(void **state)
             struct qn_model_info info;
             qn_model_info(e, &info);
             float *logits = malloc((size_t)info.n_vocab * sizeof *logits);
-            assert_int_equal(qn_seq_new(&s, e, &err), 0);
+            s = eval_seq(e);
             struct qn_span sp = {s, ids, 6, QN_LOGITS_LAST};
             qn_eval(e, &sp, 1, logits, &err);
             free(logits);
@@ -741,14 +732,9 @@ static int open_files(void)
 
 static void one_life(const struct qn_options *o)
 {
-    struct qn_error err;
-    int32_t ids[9] = {5, 6, 7, 8, 9, 1, 2, 3, 4};
-    float logits[VOCAB];
-    qn_engine *e = open_or_die(o);
-    qn_seq *s;
-    assert_int_equal(qn_seq_new(&s, e, &err), 0);
-    struct qn_span sp = {s, ids, 9, QN_LOGITS_LAST};
-    assert_int_equal(qn_eval(e, &sp, 1, logits, &err), 0);
+    qn_engine *e = eval_open(o);
+    qn_seq *s = eval_seq(e);
+    eval_some(e, s);
     qn_seq_free(s);
     qn_close(e);
 }

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* The forward step against transformers: hash models of every architecture, f32 and bf16 files, with and without a nextn block.
  * Logits, hidden states behind every layer, greedy ids; then the same bits for every way of running the same tokens. */
+#include "eval.h"
 #include "golden.h"
 #include "hashmodel.h"
 #include "src/run.h"
@@ -19,49 +20,7 @@
 static bool quick; /* test_quick() */
 
 static const int prompts[] = {1, 7, 64, 65, 130, 200};
-enum { N_PROMPTS = sizeof prompts / sizeof *prompts, VOCAB = 512 };
-
-static struct qn_options base_options(const char *file)
-{
-    return (struct qn_options){
-        .model = file, .n_threads = 2, .n_ctx = 1024, .type_k = QN_KV_F32, .type_v = QN_KV_F32, .no_numa = 1};
-}
-
-static qn_engine *open_or_die(const struct qn_options *o)
-{
-    struct qn_error err;
-    qn_engine *e;
-    if (qn_open(&e, o, &err))
-        fail_msg("%s", err.text);
-    return e;
-}
-
-static qn_seq *seq_or_die(qn_engine *e)
-{
-    struct qn_error err;
-    qn_seq *s;
-    if (qn_seq_new(&s, e, &err))
-        fail_msg("%s", err.text);
-    return s;
-}
-
-static void eval_or_die(qn_engine *e, const struct qn_span *sp, int n, float *logits)
-{
-    struct qn_error err;
-    if (qn_eval(e, sp, n, logits, &err))
-        fail_msg("%s", err.text);
-}
-
-/* log(sum(exp)) in double. */
-static double lse(const float *x, int n)
-{
-    double max = x[0], sum = 0.0;
-    for (int i = 1; i < n; i++)
-        max = x[i] > max ? x[i] : max;
-    for (int i = 0; i < n; i++)
-        sum += exp(x[i] - max);
-    return max + log(sum);
-}
+enum { N_PROMPTS = sizeof prompts / sizeof *prompts, VOCAB = 512, N_CTX = 1024 };
 
 /* Largest |logprob - golden| over the stored top ids of all positions. */
 static double check_prompt(qn_engine *e, const struct golden *g, int n)
@@ -70,9 +29,9 @@ static double check_prompt(qn_engine *e, const struct golden *g, int n)
     int32_t ids[200];
     hash_prompt(n, ids);
     float *logits = malloc((size_t)n * VOCAB * sizeof *logits);
-    qn_seq *s = seq_or_die(e);
+    qn_seq *s = eval_seq(e);
     struct qn_span sp = {.seq = s, .ids = ids, .n = n, .logits = QN_LOGITS_ALL};
-    eval_or_die(e, &sp, 1, logits);
+    eval_spans(e, &sp, 1, logits);
     qn_seq_free(s);
     snprintf(name, sizeof name, "p%d_top_ids", n);
     const int32_t *top = golden_i32(g, name, NULL);
@@ -83,7 +42,7 @@ static double check_prompt(qn_engine *e, const struct golden *g, int n)
     double worst = 0.0;
     for (int t = 0; t < n; t++) {
         const float *row = logits + (size_t)t * VOCAB;
-        double z = lse(row, VOCAB);
+        double z = eval_lse(row, VOCAB);
         for (int i = 0; i < 8; i++) {
             double d = fabs(row[top[t * 8 + i]] - z - lp[t * 8 + i]);
             worst = d > worst || d != d ? d : worst;
@@ -106,9 +65,9 @@ static void check_hidden(qn_engine *e, const struct golden *g)
     hash_prompt(7, ids);
     float *trace = calloc((size_t)(n_layer + 1) * n, sizeof *trace);
     e->step.trace = trace;
-    qn_seq *s = seq_or_die(e);
+    qn_seq *s = eval_seq(e);
     struct qn_span sp = {.seq = s, .ids = ids, .n = 7};
-    eval_or_die(e, &sp, 1, NULL);
+    eval_spans(e, &sp, 1, NULL);
     e->step.trace = NULL;
     qn_seq_free(s);
     const float *want = golden_f32(g, "p7_hidden", &got);
@@ -137,11 +96,11 @@ static void check_greedy(qn_engine *e, const struct golden *g)
     const float *final = golden_f32(g, "greedy_final_logits", NULL);
     assert_non_null(want);
     assert_non_null(final);
-    qn_seq *s = seq_or_die(e);
+    qn_seq *s = eval_seq(e);
     struct qn_span sp = {.seq = s, .ids = ids, .n = 65, .logits = QN_LOGITS_LAST};
     int32_t id = 0;
     for (int i = 0; i <= 32; i++) {
-        eval_or_die(e, &sp, 1, logits);
+        eval_spans(e, &sp, 1, logits);
         if (i == 32)
             break;
         id = 0;
@@ -151,7 +110,7 @@ static void check_greedy(qn_engine *e, const struct golden *g)
         sp.ids = &id;
         sp.n = 1;
     }
-    double z = lse(logits, VOCAB), zf = lse(final, VOCAB);
+    double z = eval_lse(logits, VOCAB), zf = eval_lse(final, VOCAB);
     for (int j = 0; j < VOCAB; j++)
         assert_true(fabs((logits[j] - z) - (final[j] - zf)) <= 1e-3); /* all of them, far tails too */
     qn_seq_free(s);
@@ -165,9 +124,9 @@ static void golden_model(const char *model, const char *type, enum qn_delta_form
         *strchr(arch, '-') = 0;
     struct golden *g = golden_open(arch);
     assert_non_null(g);
-    struct qn_options o = base_options(hash_model_file(model, type));
+    struct qn_options o = eval_options(hash_model_file(model, type), N_CTX);
     o.delta = delta;
-    qn_engine *e = open_or_die(&o);
+    qn_engine *e = eval_open(&o);
     double worst = 0.0;
     for (int i = 0; i < N_PROMPTS; i++) {
         if (quick && prompts[i] > 65)
@@ -205,22 +164,21 @@ struct way {
 
 static uint64_t hash_way(const char *file, const struct way *w, int n)
 {
-    struct qn_options o = base_options(file);
+    struct qn_options o = eval_options(file, N_CTX);
     o.n_threads = w->threads;
     o.n_ubatch = w->ubatch;
     o.n_seq = 4;
     o.isa = w->isa;
     o.type_k = o.type_v = QN_KV_F16;
-    qn_engine *e = open_or_die(&o);
+    qn_engine *e = eval_open(&o);
     int v = e->model.hp.n_vocab;
     int32_t *ids = malloc((size_t)n * sizeof *ids);
-    for (int i = 0; i < n; i++)
-        ids[i] = (int32_t)(hash_splitmix64((uint64_t)i) % 490);
+    eval_ids(0, n, ids);
     float *logits = malloc(4 * (size_t)n * (size_t)v * sizeof *logits),
           *mine = malloc((size_t)n * (size_t)v * sizeof *mine);
     qn_seq *s[4];
     for (int i = 0; i < 4; i++)
-        s[i] = seq_or_die(e);
+        s[i] = eval_seq(e);
     for (int at = 0; at < n;) {
         int take = w->cut && w->cut < n - at ? w->cut : n - at;
         struct qn_span sp[4];
@@ -235,7 +193,7 @@ static uint64_t hash_way(const char *file, const struct way *w, int n)
             sp[n_spans++] =
                 (struct qn_span){.seq = seq, .ids = i == 2 ? ids + at : ids + i, .n = m, .logits = QN_LOGITS_ALL};
         }
-        eval_or_die(e, sp, n_spans, logits);
+        eval_spans(e, sp, n_spans, logits);
         memcpy(mine + (size_t)at * (size_t)v, logits + (size_t)before * (size_t)v,
                (size_t)take * (size_t)v * sizeof *mine);
         at += take;

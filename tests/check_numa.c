@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* Slices of the weights.  Where there are several NUMA nodes, every page of every slice lies on its node (the kernel is asked through
  * move_pages), and so does the scratch of workers.  On any machine, with nodes that are only pretended, the bits stay the same. */
+#include "eval.h"
 #include "hashmodel.h"
 #include "src/run.h"
 #include "testing.h"
@@ -23,31 +24,21 @@ static qn_engine *open_model(const char *file, int n_threads, bool numa)
 {
     struct qn_options o = {
         .model = file, .n_threads = n_threads, .n_ctx = 256, .n_seq = 1, .n_ubatch = 64, .no_numa = !numa};
-    struct qn_error err;
-    qn_engine *e;
-    if (qn_open(&e, &o, &err))
-        fail_msg("%s", err.text);
-    return e;
+    return eval_open(&o);
 }
 
 /* A long prompt, then ids one by one. */
 static uint64_t hash_logits(qn_engine *e)
 {
-    struct qn_error err;
-    qn_seq *s;
+    qn_seq *s = eval_seq(e);
     size_t n_vocab = (size_t)e->model.hp.n_vocab;
     int32_t ids[N_IDS];
     float *logits = malloc(N_IDS * n_vocab * sizeof *logits);
     assert_non_null(logits);
     for (int i = 0; i < N_IDS; i++)
         ids[i] = (i * 37 + 11) % (int)n_vocab;
-    if (qn_seq_new(&s, e, &err))
-        fail_msg("%s", err.text);
-    for (int at = 0, n = N_IDS - 12; at < N_IDS; at += n, n = 1) {
-        struct qn_span sp = {.seq = s, .ids = ids + at, .n = n, .logits = QN_LOGITS_ALL};
-        if (qn_eval(e, &sp, 1, logits + (size_t)at * n_vocab, &err))
-            fail_msg("%s", err.text);
-    }
+    for (int at = 0, n = N_IDS - 12; at < N_IDS; at += n, n = 1)
+        eval_append(s, ids + at, n, logits + (size_t)at * n_vocab);
     uint64_t h = XXH3_64bits(logits, N_IDS * n_vocab * sizeof *logits);
     qn_seq_free(s);
     free(logits);

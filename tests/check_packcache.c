@@ -78,19 +78,6 @@ static uint64_t logits_hash(const struct qn_options *o)
     return hash;
 }
 
-static struct qn_error refusal(const struct qn_options *o, int code, const char *says)
-{
-    struct qn_error err = {0};
-    qn_engine *e;
-    int got = qn_open(&e, o, &err);
-    if (got == 0)
-        fail_msg("was opened, wanted was: %s", says);
-    assert_null(e);
-    if (got != code || !strstr(err.text, says) || strchr(err.text, '\n'))
-        fail_msg("code %d, not %d: \"%s\" does not say \"%s\"", got, code, err.text, says);
-    return err;
-}
-
 /* ---- the same bits */
 
 static void bits_same(void **state)
@@ -220,11 +207,11 @@ static void head_says(void **state)
     memcpy(&head, image, sizeof head);
     head.layout++;
     patch_head(o.pack_cache, &head, image);
-    refusal(&o, QN_E_UNSUPPORTED, "written by another version");
+    eval_refused(&o, QN_E_UNSUPPORTED, "written by another version");
     memcpy(&head, image, sizeof head);
     head.plan++;
     patch_head(o.pack_cache, &head, image);
-    refusal(&o, QN_E_UNSUPPORTED, "written by another version");
+    eval_refused(&o, QN_E_UNSUPPORTED, "written by another version");
     free(image);
 }
 
@@ -243,10 +230,10 @@ static void file_cut(void **state)
                            head, n / 2, n - 1};
     for (size_t i = 0; i < sizeof cuts / sizeof *cuts; i++) {
         test_write(o.pack_cache, image, cuts[i]);
-        refusal(&o, QN_E_FORMAT, "pack cache");
+        eval_refused(&o, QN_E_FORMAT, "pack cache");
     }
     test_write_sparse(o.pack_cache, image, n, n + 1);
-    refusal(&o, QN_E_FORMAT, "damaged");
+    eval_refused(&o, QN_E_FORMAT, "damaged");
     test_write(o.pack_cache, image, n);
     logits_hash(&o);
     free(image);
@@ -263,7 +250,7 @@ static void file_foreign(void **state)
     edit_free(e);
     o.pack_cache = other; /* a slip: the model in place of the cache */
     char *before = test_read(other, &n);
-    refusal(&o, QN_E_FORMAT, "not a pack cache");
+    eval_refused(&o, QN_E_FORMAT, "not a pack cache");
     char *after = test_read(other, &m);
     assert_true(n == m && !memcmp(before, after, n));
     free(before);
@@ -271,11 +258,11 @@ static void file_foreign(void **state)
     o.pack_cache = test_tmp("foreign.pack");
     logits_hash(&o);
     o.model = other;
-    refusal(&o, QN_E_FORMAT, "of another model");
+    eval_refused(&o, QN_E_FORMAT, "of another model");
     o.pack_cache = "/dev/null";
-    refusal(&o, QN_E_IO, "not a regular file");
+    eval_refused(&o, QN_E_IO, "not a regular file");
     o.pack_cache = "/nonexistent/folder/x.pack";
-    refusal(&o, QN_E_IO, "No such file");
+    eval_refused(&o, QN_E_IO, "No such file");
     free(other);
 }
 
@@ -286,11 +273,11 @@ static void file_writable_by_all(void **state)
     o.pack_cache = test_tmp("open.pack");
     logits_hash(&o);
     assert_int_equal(chmod(o.pack_cache, 0666), 0);
-    refusal(&o, QN_E_IO, "everybody may write");
+    eval_refused(&o, QN_E_IO, "everybody may write");
     o.pack_cache = NULL;
     o.pack_cache_dir = folder;
     assert_int_equal(chmod(folder, 0777), 0);
-    refusal(&o, QN_E_IO, "everybody may write");
+    eval_refused(&o, QN_E_IO, "everybody may write");
     assert_int_equal(count_files(folder, true), 0);
     free(folder);
 }
@@ -357,7 +344,7 @@ static void stale_changed(void **state)
     uint64_t now = logits_hash(&o);
     assert_true(now != old && mapped == now);
     o.pack_cache = cache;
-    refusal(&o, QN_E_FORMAT, "stale: tensor blk.0.attn_v.weight");
+    eval_refused(&o, QN_E_FORMAT, "stale: tensor blk.0.attn_v.weight");
     assert_int_equal(count_files(folder, true), 1);
     free(folder);
     free(cache);
@@ -477,7 +464,7 @@ static void write_cancelled(void **state)
     for (size_t i = 0; i < 2; i++) {
         struct stop s = {.what = stages[i]};
         o.cookie = &s;
-        refusal(&o, QN_E_CANCELLED, "cancelled");
+        eval_refused(&o, QN_E_CANCELLED, "cancelled");
         assert_int_equal(count_files(folder, false), 0);
     }
     count_files(folder, true);
@@ -522,7 +509,7 @@ static void write_no_room(void **state)
     assert_int_equal(setrlimit(RLIMIT_FSIZE, &small), 0);
     int n_warnings = 0;
     o.pack_cache = path;
-    refusal(&o, QN_E_IO, "no room");
+    eval_refused(&o, QN_E_IO, "no room");
     assert_int_equal(count_files(folder, false), 0);
     o.pack_cache = NULL;
     o.pack_cache_dir = folder;
@@ -601,9 +588,9 @@ static void memory_huge(void **state)
     if (free_huge_pages() >= 16)
         assert_true(logits_hash(&o) == plain);
     else if (free_huge_pages() == 0)
-        refusal(&o, QN_E_MEMORY, "huge pages of 2 MiB");
+        eval_refused(&o, QN_E_MEMORY, "huge pages of 2 MiB");
     o.pack_cache = test_tmp("huge.pack");
-    refusal(&o, QN_E_ARGUMENT, "only one of");
+    eval_refused(&o, QN_E_ARGUMENT, "only one of");
 }
 
 int main(int argc, char **argv)

@@ -36,19 +36,6 @@ static struct qn_options options(const char *file, enum qn_kv_type kv)
     return o;
 }
 
-static void make_ids(int n, int32_t *ids)
-{
-    for (int i = 0; i < n; i++)
-        ids[i] = (int32_t)(hash_splitmix64((uint64_t)i) % 490);
-}
-
-static void append(qn_seq *s, const int32_t *ids, int n, float *logits)
-{
-    struct qn_span sp = {.seq = s, .ids = ids, .n = n, .logits = logits ? QN_LOGITS_ALL : QN_LOGITS_NONE};
-    if (n)
-        eval_spans(s->engine, &sp, 1, logits);
-}
-
 /* Saves n tokens and loads them into an engine of its own. */
 static void round_trip(const char *file, enum qn_kv_type kv, int n)
 {
@@ -59,13 +46,13 @@ static void round_trip(const char *file, enum qn_kv_type kv, int n)
     int32_t ids[N_CTX];
     char *note;
     size_t n_note;
-    make_ids(N_CTX, ids);
+    eval_ids(0, N_CTX, ids);
     qn_engine *e = eval_open(&o);
     qn_seq *s = eval_seq(e);
-    append(s, ids, n, NULL);
+    eval_append(s, ids, n, NULL);
     if (qn_seq_save(s, path, "a\0note", 6, &err))
         fail_msg("%s", err.text);
-    append(s, ids + n, MORE, want);
+    eval_append(s, ids + n, MORE, want);
     qn_seq_free(s);
     qn_close(e);
     struct stat st;
@@ -77,7 +64,7 @@ static void round_trip(const char *file, enum qn_kv_type kv, int n)
     o.n_ctx = N_CTX + 300;
     e = eval_open(&o);
     s = eval_seq(e);
-    append(s, ids + 7, 100, NULL); /* goes */
+    eval_append(s, ids + 7, 100, NULL); /* goes */
     if (qn_seq_load(s, path, &note, &n_note, &err))
         fail_msg("%s", err.text);
     assert_int_equal(n_note, 6);
@@ -85,7 +72,7 @@ static void round_trip(const char *file, enum qn_kv_type kv, int n)
     free(note);
     assert_int_equal(qn_seq_len(s), n);
     assert_memory_equal(qn_seq_ids(s), ids, (size_t)n * sizeof *ids);
-    append(s, ids + n, MORE, got);
+    eval_append(s, ids + n, MORE, got);
     assert_memory_equal(got, want, sizeof want);
     assert_int_equal(qn_seq_load(s, path, NULL, NULL, &err), 0);
     qn_seq_free(s);
@@ -111,7 +98,7 @@ static void test_nothing_else(void **state)
     (void)state;
     const char *path[2] = {test_tmp("first"), test_tmp("second")};
     int32_t ids[N_CTX];
-    make_ids(N_CTX, ids);
+    eval_ids(0, N_CTX, ids);
     for (int kv = QN_KV_F16; kv <= QN_KV_IQ4_NL; kv++) {
         struct qn_options o = options(hash_model_file("qwen35", "Q8_0"), (enum qn_kv_type)kv);
         struct qn_error err;
@@ -120,11 +107,11 @@ static void test_nothing_else(void **state)
         qn_engine *e = eval_open(&o);
         qn_seq *s = eval_seq(e);
         for (int i = 0; i < 2; i++) {
-            append(s, ids, 150, NULL);
+            eval_append(s, ids, 150, NULL);
             assert_int_equal(qn_seq_save(s, path[i], NULL, 0, &err), 0);
             bytes[i] = test_read(path[i], &n[i]);
             qn_seq_clear(s);
-            append(s, ids + 9, 300, NULL);
+            eval_append(s, ids + 9, 300, NULL);
             qn_seq_clear(s);
         }
         assert_int_equal(n[0], n[1]);
@@ -146,19 +133,19 @@ static void test_snapshots(void **state)
     struct qn_error err;
     const char *path = test_tmp("snapshots");
     int32_t ids[N_CTX];
-    make_ids(N_CTX, ids);
+    eval_ids(0, N_CTX, ids);
     o.cache_ram = 64 << 20;
     qn_engine *e = eval_open(&o);
     qn_seq *s = eval_seq(e);
     for (int i = 0, at = 0; i < 5; at = keep[i++]) {
-        append(s, ids + at, keep[i] - at, NULL);
+        eval_append(s, ids + at, keep[i] - at, NULL);
         assert_int_equal(qn_seq_keep(s), 1);
     }
-    append(s, ids + 230, 20, NULL);
+    eval_append(s, ids + 230, 20, NULL);
     assert_int_equal(qn_seq_save(s, path, NULL, 0, &err), 0);
     ids[195] = 490;
     assert_int_equal(qn_seq_resume(s, ids, 190 + MORE, NULL), 190);
-    append(s, ids + 190, MORE, want);
+    eval_append(s, ids + 190, MORE, want);
     qn_seq_free(s);
     qn_close(e);
 
@@ -167,7 +154,7 @@ static void test_snapshots(void **state)
     assert_int_equal(qn_seq_load(s, path, NULL, NULL, &err), 0);
     assert_int_equal(qn_seq_len(s), 250);
     assert_int_equal(qn_seq_resume(s, ids, 190 + MORE, NULL), 190);
-    append(s, ids + 190, MORE, got);
+    eval_append(s, ids + 190, MORE, got);
     assert_memory_equal(got, want, sizeof want);
     assert_int_equal(qn_seq_resume(s, ids, 180, NULL), 150);
     assert_int_equal(qn_seq_resume(s, ids, 120, NULL), 0); /* three are saved */
@@ -200,10 +187,10 @@ static struct one save_one(void)
     struct qn_error err;
     int32_t ids[200];
     x.s = eval_seq(x.e);
-    make_ids(200, ids);
-    append(x.s, ids, 150, NULL);
+    eval_ids(0, 200, ids);
+    eval_append(x.s, ids, 150, NULL);
     assert_int_equal(qn_seq_keep(x.s), 1);
-    append(x.s, ids + 150, 50, NULL);
+    eval_append(x.s, ids + 150, 50, NULL);
     assert_int_equal(qn_seq_save(x.s, x.path, "note", 4, &err), 0);
     x.bytes = test_read(x.path, &x.n);
     assert_non_null(x.bytes);
@@ -531,7 +518,7 @@ static int child_main(const char *model, const char *path)
     qn_seq *s;
     int32_t ids[N_CTX];
     o.n_threads = 1;
-    make_ids(N_CTX, ids);
+    eval_ids(0, N_CTX, ids);
     if (qn_open(&e, &o, &err) || qn_seq_new(&s, e, &err))
         return 1;
     for (int n = 0;; n = n % 300 + 10) {

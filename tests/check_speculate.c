@@ -36,8 +36,7 @@ static qn_engine *open_model(const char *model, const char *type, int n_threads,
 
 static void make_plain(qn_engine *e)
 {
-    for (int i = 0; i < N; i++)
-        ids[i] = (int32_t)(hash_splitmix64((uint64_t)i + 5) % 490);
+    eval_ids(5, N, ids);
     plain = realloc(plain, sizeof *plain * N * VOCAB);
     eval_prompt(e, ids, N, plain);
 }
@@ -62,11 +61,10 @@ static void check_memory(const qn_seq *s)
     if (s->n == 0)
         return;
     qn_seq *fresh = eval_seq(s->engine);
-    struct qn_span sp = {.seq = fresh, .ids = s->ids, .n = s->n};
     size_t trunk =
         e->kv_block_bytes * (size_t)e->model.hp.n_head_kv * (size_t)e->model.n_attn; /* the draft block lags behind */
     uint8_t *a = malloc(e->page_bytes), *b = malloc(e->page_bytes);
-    eval_spans(s->engine, &sp, 1, NULL);
+    eval_append(fresh, s->ids, s->n, NULL);
     if (memcmp(s->state, fresh->state, e->state_bytes) || memcmp(s->conv, fresh->conv, e->conv_bytes))
         fail_msg("the recurrent state behind %d tokens is not that of plain evaluation", s->n);
     assert_int_equal(s->n_pages, fresh->n_pages);
@@ -121,9 +119,8 @@ static void round_of(qn_engine *e, qn_seq **s, int n)
 
 static void begin(qn_seq *s, int n)
 {
-    struct qn_span sp = {.seq = s, .ids = ids, .n = n};
     qn_seq_clear(s);
-    eval_spans(s->engine, &sp, 1, NULL);
+    eval_append(s, ids, n, NULL);
 }
 
 /* One sequence, from 90 tokens to the end: across a page, in steps of few and of many rows. */
@@ -244,8 +241,7 @@ static void test_goldens(void **state)
             hash_prompt(prompts[i].n, prompt);
             qn_seq_clear(s);
             for (int p = 0; p + 1 < prompts[i].n; p++) {
-                struct qn_span sp = {.seq = s, .ids = prompt + p, .n = 1};
-                eval_spans(e, &sp, 1, NULL);
+                eval_append(s, prompt + p, 1, NULL);
                 assert_int_equal(draft(s, prompt[p + 1], 1, &id, logits), 1);
                 expect_golden(g, prompts[i].name, p, logits);
                 assert_int_equal(id, eval_argmax(logits, VOCAB));
@@ -300,9 +296,8 @@ static void check_saved(qn_seq *s)
     for (int i = 0; i < 2; i++) {
         const char *path = test_tmp(i ? "second" : "first");
         if (i == 1) { /* something else, in the pages that come next */
-            struct qn_span sp = {.seq = s, .ids = ids + 30, .n = 200};
             qn_seq_clear(s);
-            eval_spans(e, &sp, 1, NULL);
+            eval_append(s, ids + 30, 200, NULL);
             draft(s, ids[0], N_DRAFT, (int32_t[N_DRAFT]){0}, NULL);
         }
         reach(s, 140, 0);

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* Statistics of steps: the phases add up to the time that passes, counts follow from the model's shapes, and nothing of it
  * changes a logit. */
+#include "eval.h"
 #include "gguf.h"
 #include "hashmodel.h"
 #include "quant/quant.h"
@@ -28,10 +29,9 @@ struct run {
 
 static void begin(struct run *r, const char *model, int n_threads)
 {
-    struct qn_error err;
     struct qn_options o = {.model = hash_model_file(model, "Q4_K"), .n_threads = n_threads, .n_ctx = 256};
-    if (qn_open(&r->e, &o, &err) || qn_seq_new(&r->seq, r->e, &err))
-        fail_msg("%s", err.text);
+    r->e = eval_open(&o);
+    r->seq = eval_seq(r->e);
     qn_model_info(r->e, &r->info);
     r->logits = calloc((size_t)r->info.n_vocab, sizeof *r->logits);
 }
@@ -45,13 +45,10 @@ static void end(struct run *r)
 
 static void advance(struct run *r, int n)
 {
-    struct qn_error err;
     int32_t ids[ATTN_BLOCK];
-    for (int i = 0; i < n; i++)
-        ids[i] = (int32_t)(hash_splitmix64((uint64_t)(qn_seq_len(r->seq) + i)) % 490);
+    eval_ids((uint64_t)qn_seq_len(r->seq), n, ids);
     struct qn_span sp = {.seq = r->seq, .ids = ids, .n = n, .logits = QN_LOGITS_LAST};
-    if (qn_eval(r->e, &sp, 1, r->logits, &err))
-        fail_msg("%s", err.text);
+    eval_spans(r->e, &sp, 1, r->logits);
 }
 
 static double now_s(void)

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* The same model written in other ways gives the same logits, bit for bit: fused and old forms of tensors, other types of
  * vectors, order, parts and alignment of the file, other kinds of keys; and the rope scalings against a plain double computation. */
+#include "eval.h"
 #include "ggufedit.h"
 #include "hashmodel.h"
 #include "quant/quant.h"
@@ -23,28 +24,20 @@ static int no_numa = 1;
 
 static struct qn_options options(const char *file)
 {
-    return (struct qn_options){
-        .model = file, .n_threads = 2, .n_ctx = 64, .type_k = QN_KV_F32, .type_v = QN_KV_F32, .no_numa = no_numa};
+    struct qn_options o = eval_options(file, 64);
+    o.no_numa = no_numa;
+    return o;
 }
 
 /* Logits of all rows of a prompt of N, the last four tokens one by one. */
 static void logits_of(const struct qn_options *o, float out[ALL])
 {
-    struct qn_error err;
-    qn_engine *e;
-    qn_seq *s;
     int32_t ids[N];
-    for (int i = 0; i < N; i++)
-        ids[i] = (int32_t)(hash_splitmix64((uint64_t)i + 77) % 490);
-    if (qn_open(&e, o, &err) || qn_seq_new(&s, e, &err))
-        fail_msg("%s", err.text);
-    for (int at = 0; at < N;) {
-        int n = at ? 1 : N - 4;
-        struct qn_span sp = {.seq = s, .ids = ids + at, .n = n, .logits = QN_LOGITS_ALL};
-        if (qn_eval(e, &sp, 1, out + (size_t)at * VOCAB, &err))
-            fail_msg("%s", err.text);
-        at += n;
-    }
+    qn_engine *e = eval_open(o);
+    qn_seq *s = eval_seq(e);
+    eval_ids(77, N, ids);
+    for (int at = 0, n = N - 4; at < N; at += n, n = 1)
+        eval_append(s, ids + at, n, out + (size_t)at * VOCAB);
     qn_seq_free(s);
     qn_close(e);
 }

@@ -20,26 +20,18 @@ static int32_t ids[N_IDS], other[N_SEQ][N_IDS];
 
 static void make_ids(void)
 {
-    for (int i = 0; i < N_IDS; i++)
-        ids[i] = (int32_t)(hash_splitmix64((uint64_t)i) % 490);
+    eval_ids(0, N_IDS, ids);
     for (int s = 0; s < N_SEQ; s++)
-        for (int i = 0; i < N_IDS; i++)
-            other[s][i] = (int32_t)(hash_splitmix64((uint64_t)(s + 1) * 100003 + (uint64_t)i) % 490);
-}
-
-static void eval(qn_engine *e, qn_seq *s, const int32_t *more, int n, float *logits)
-{
-    struct qn_span span = {.seq = s, .ids = more, .n = n, .logits = logits ? QN_LOGITS_ALL : QN_LOGITS_NONE};
-    eval_spans(e, &span, 1, logits);
+        eval_ids((uint64_t)s + 1, N_IDS, other[s]);
 }
 
 /* Reads on behind the prompt, in pieces: the hash of the rows of logits. */
-static uint64_t go_on(qn_engine *e, qn_seq *s)
+static uint64_t go_on(qn_seq *s)
 {
     static float logits[MORE * VOCAB];
     assert_int_equal(qn_seq_len(s), N_PROMPT);
-    eval(e, s, ids + N_PROMPT, 1, logits);
-    eval(e, s, ids + N_PROMPT + 1, MORE - 1, logits + VOCAB);
+    eval_append(s, ids + N_PROMPT, 1, logits);
+    eval_append(s, ids + N_PROMPT + 1, MORE - 1, logits + VOCAB);
     return XXH3_64bits(logits, sizeof logits);
 }
 
@@ -49,8 +41,8 @@ static uint64_t fresh(const struct qn_options *o)
 {
     qn_engine *e = eval_open(o);
     qn_seq *s = eval_seq(e);
-    eval(e, s, ids, N_PROMPT, NULL);
-    uint64_t hash = go_on(e, s);
+    eval_append(s, ids, N_PROMPT, NULL);
+    uint64_t hash = go_on(s);
     qn_seq_free(s);
     qn_close(e);
     return hash;
@@ -62,14 +54,14 @@ static uint64_t from_memory(const struct qn_options *o)
     struct qn_kept kept;
     qn_engine *e = eval_open(o);
     qn_seq *s = eval_seq(e);
-    eval(e, s, ids, N_PROMPT, NULL);
+    eval_append(s, ids, N_PROMPT, NULL);
     assert_int_equal(qn_seq_keep(s), 1);
-    eval(e, s, other[0], MORE, NULL);
+    eval_append(s, other[0], MORE, NULL);
     assert_int_equal(qn_seq_resume(s, other[1], N_IDS, NULL), 0);
-    eval(e, s, other[1], N_IDS, NULL);
+    eval_append(s, other[1], N_IDS, NULL);
     assert_int_equal(qn_seq_resume(s, ids, N_IDS, &kept), N_PROMPT);
     assert_int_equal(kept.disk, 0);
-    uint64_t hash = go_on(e, s);
+    uint64_t hash = go_on(s);
     qn_seq_free(s);
     qn_close(e);
     return hash;
@@ -81,7 +73,7 @@ static uint64_t from_session(const struct qn_options *o)
     const char *path = test_tmp("session");
     qn_engine *e = eval_open(o);
     qn_seq *s = eval_seq(e);
-    eval(e, s, ids, N_PROMPT, NULL);
+    eval_append(s, ids, N_PROMPT, NULL);
     assert_int_equal(qn_seq_save(s, path, NULL, 0, &err), 0);
     qn_seq_free(s);
     qn_close(e);
@@ -89,7 +81,7 @@ static uint64_t from_session(const struct qn_options *o)
     s = eval_seq(e);
     if (qn_seq_load(s, path, NULL, NULL, &err))
         fail_msg("%s", err.text);
-    uint64_t hash = go_on(e, s);
+    uint64_t hash = go_on(s);
     qn_seq_free(s);
     qn_close(e);
     return hash;
@@ -102,7 +94,7 @@ static uint64_t from_folder(const struct qn_options *like)
     o.cache_dir = test_tmp_folder("folder");
     qn_engine *e = eval_open(&o);
     qn_seq *s = eval_seq(e);
-    eval(e, s, ids, N_PROMPT, NULL);
+    eval_append(s, ids, N_PROMPT, NULL);
     assert_int_equal(qn_seq_keep(s), 1);
     qn_seq_free(s);
     qn_close(e);
@@ -110,7 +102,7 @@ static uint64_t from_folder(const struct qn_options *like)
     s = eval_seq(e);
     assert_int_equal(qn_seq_resume(s, ids, N_IDS, &kept), N_PROMPT);
     assert_int_equal(kept.disk, N_PROMPT);
-    uint64_t hash = go_on(e, s);
+    uint64_t hash = go_on(s);
     qn_seq_free(s);
     qn_close(e);
     return hash;
@@ -122,10 +114,10 @@ static uint64_t forked(const struct qn_options *o)
     struct qn_error err;
     qn_engine *e = eval_open(o);
     qn_seq *s = eval_seq(e), *fork;
-    eval(e, s, ids, N_PROMPT, NULL);
+    eval_append(s, ids, N_PROMPT, NULL);
     assert_int_equal(qn_seq_fork(&fork, s, &err), 0);
-    eval(e, s, other[0], MORE, NULL);
-    uint64_t hash = go_on(e, fork);
+    eval_append(s, other[0], MORE, NULL);
+    uint64_t hash = go_on(fork);
     qn_seq_free(fork);
     qn_seq_free(s);
     qn_close(e);
@@ -137,11 +129,11 @@ static uint64_t regenerated(const struct qn_options *o)
 {
     qn_engine *e = eval_open(o);
     qn_seq *s = eval_seq(e);
-    eval(e, s, ids, N_PROMPT, NULL);
+    eval_append(s, ids, N_PROMPT, NULL);
     assert_int_equal(qn_seq_keep(s), 1);
-    eval(e, s, other[0], MORE, NULL);
+    eval_append(s, other[0], MORE, NULL);
     assert_int_equal(qn_seq_rewind(s, N_PROMPT), N_PROMPT);
-    uint64_t hash = go_on(e, s);
+    uint64_t hash = go_on(s);
     qn_seq_free(s);
     qn_close(e);
     return hash;
@@ -159,7 +151,7 @@ static uint64_t in_company(const struct qn_options *o)
     for (int i = 0; i < N_SEQ; i++) {
         s[i] = eval_seq(e);
         if (begin[i])
-            eval(e, s[i], other[i], begin[i], NULL);
+            eval_append(s[i], other[i], begin[i], NULL);
         spans[i] = (struct qn_span){s[i], i == OURS ? ids : other[i], prompt[i], QN_LOGITS_LAST};
     }
     eval_spans(e, spans, N_SEQ, logits);

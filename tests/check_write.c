@@ -175,8 +175,7 @@ static void test_blocks(void **state)
     static const char *const models[] = {"qwen3next-mtp", "qwen35-mtp", "qwen35moe-mtp", NULL};
     enum { N = 6, LEN = 65 };
     int32_t prompts[N * LEN];
-    for (int i = 0; i < N * LEN; i++)
-        prompts[i] = (int32_t)(hash_splitmix64((uint64_t)i + 99) % 490);
+    eval_ids(99, N * LEN, prompts);
     for (int m = 0; models[m]; m++) {
         struct write_figures f;
         compare(hash_model_file(models[m], "f32"), &(struct way){DRAFT_MTP, 3, true}, prompts, N, LEN, LEN + LONGEST,

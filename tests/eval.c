@@ -1,5 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 #include "eval.h"
+#include "hashmodel.h"
+#include "src/run.h"
 
 #include <math.h>
 #include <setjmp.h>
@@ -10,6 +12,7 @@
 #include <string.h>
 
 #include <cmocka.h>
+#include <xxhash.h>
 
 struct qn_options eval_options(const char *file, int n_ctx)
 {
@@ -35,6 +38,25 @@ qn_seq *eval_seq(qn_engine *e)
     return s;
 }
 
+struct qn_error eval_refused(const struct qn_options *o, int code, const char *says)
+{
+    struct qn_error err = {0};
+    qn_engine *e;
+    int got = qn_open(&e, o, &err);
+    if (got == 0)
+        fail_msg("was opened, wanted was: %s", says);
+    assert_null(e);
+    if (got != code || !strstr(err.text, says) || strchr(err.text, '\n'))
+        fail_msg("code %d, not %d: \"%s\" does not say \"%s\"", got, code, err.text, says);
+    return err;
+}
+
+void eval_ids(uint64_t seed, int n, int32_t *ids)
+{
+    for (int i = 0; i < n; i++)
+        ids[i] = (int32_t)(hash_splitmix64(seed * 100003 + (uint64_t)i) % 490);
+}
+
 void eval_spans(qn_engine *e, const struct qn_span *spans, int n_spans, float *logits)
 {
     struct qn_error err;
@@ -45,9 +67,43 @@ void eval_spans(qn_engine *e, const struct qn_span *spans, int n_spans, float *l
 void eval_prompt(qn_engine *e, const int32_t *ids, int n, float *logits)
 {
     qn_seq *s = eval_seq(e);
-    struct qn_span sp = {.seq = s, .ids = ids, .n = n, .logits = QN_LOGITS_ALL};
-    eval_spans(e, &sp, 1, logits);
+    eval_append(s, ids, n, logits);
     qn_seq_free(s);
+}
+
+void eval_append(qn_seq *s, const int32_t *ids, int n, float *logits)
+{
+    struct qn_span sp = {.seq = s, .ids = ids, .n = n, .logits = logits ? QN_LOGITS_ALL : QN_LOGITS_NONE};
+    if (n > 0)
+        eval_spans(s->engine, &sp, 1, logits);
+}
+
+void eval_hash_rows(const float *logits, int n, int n_vocab, uint64_t *rows)
+{
+    for (int t = 0; t < n; t++)
+        rows[t] = XXH3_64bits(logits + (size_t)t * (size_t)n_vocab, (size_t)n_vocab * sizeof *logits);
+}
+
+void eval_rows(qn_seq *s, const int32_t *ids, int n, uint64_t *rows)
+{
+    int n_vocab = eval_n_vocab(s->engine);
+    float *logits = malloc(((size_t)n * (size_t)n_vocab + 1) * sizeof *logits);
+    assert_non_null(logits);
+    eval_append(s, ids, n, logits);
+    eval_hash_rows(logits, n, n_vocab, rows);
+    free(logits);
+}
+
+void eval_plain_rows(const struct qn_options *like, const int32_t *ids, int n, uint64_t *rows)
+{
+    struct qn_options o = *like;
+    o.cache_ram = 0;
+    o.cache_dir = NULL;
+    qn_engine *e = eval_open(&o);
+    qn_seq *s = eval_seq(e);
+    eval_rows(s, ids, n, rows);
+    qn_seq_free(s);
+    qn_close(e);
 }
 
 int eval_n_vocab(const qn_engine *e)
