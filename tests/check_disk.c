@@ -1,103 +1,28 @@
 /* SPDX-License-Identifier: MIT */
-/* The cache folder: what comes back from it has the bits of a plain computation, whatever was damaged, killed, full or done by others
- * meanwhile, nothing is written again that is there, and the budget holds. */
+/* The cache folder: what comes back from it has the bits of a plain computation, whatever was damaged, full or of another model, nothing is
+ * written again that is there, and the budget holds.  Several processes, and kills: check_disk_processes. */
 #include "eval.h"
+#include "folder.h"
 #include "hashmodel.h"
 #include "src/run.h"
 #include "src/saved.h"
 #include "testing.h"
 
-#include <dirent.h>
-#include <fcntl.h>
 #include <setjmp.h>
 #include <signal.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/file.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
-#include <sys/wait.h>
 #include <unistd.h>
 
 #include <cmocka.h>
 
 enum { VOCAB = 512, N_CTX = 800, MORE = 20 };
-static const size_t AMPLE = (size_t)64 << 20;
 
 static const char *hybrid(void) { return hash_model_file("qwen35", "Q8_0"); }
-
-/* ---- warnings */
-
-static int n_warnings;
-static char last_warning[600];
-
-static void on_log(void *cookie, enum qn_log_level level, const char *line)
-{
-    if (level != QN_LOG_WARN)
-        return;
-    n_warnings++;
-    snprintf(last_warning, sizeof last_warning, "%s", line);
-}
-
-static struct qn_options options(const char *file, const char *folder)
-{
-    struct qn_options o = eval_options(file, N_CTX);
-    o.type_k = o.type_v = QN_KV_F16;
-    o.n_threads = 1;
-    o.cache_ram = AMPLE;
-    o.cache_dir = folder;
-    o.cache_disk = AMPLE;
-    o.log = on_log;
-    n_warnings = 0;
-    return o;
-}
-
-/* ---- folders */
-
-struct content {
-    int n_segments, n_snapshots, n_others; /* others: neither these nor the lock */
-    size_t bytes;
-    char name[400][256]; /* of segments and snapshots */
-};
-
-static struct content look(const char *folder)
-{
-    static struct content c;
-    DIR *d = opendir(folder);
-    c = (struct content){0};
-    if (!d)
-        return c;
-    for (struct dirent *f; (f = readdir(d));) {
-        struct stat st;
-        const char *end = strrchr(f->d_name, '.');
-        if (!strcmp(f->d_name, ".") || !strcmp(f->d_name, "..") || !strcmp(f->d_name, "lock") ||
-            fstatat(dirfd(d), f->d_name, &st, 0))
-            continue;
-        bool segment = end && !strcmp(end, ".segment"), snapshot = end && !strcmp(end, ".snapshot");
-        c.n_segments += segment;
-        c.n_snapshots += snapshot;
-        c.n_others += !segment && !snapshot;
-        if (!segment && !snapshot)
-            continue;
-        c.bytes += (size_t)st.st_size;
-        assert_int_equal(st.st_mode & 0777, 0600);
-        if (c.n_segments + c.n_snapshots <= 400)
-            snprintf(c.name[c.n_segments + c.n_snapshots - 1], sizeof c.name[0], "%s", f->d_name);
-    }
-    closedir(d);
-    return c;
-}
-
-static char *in_folder(const char *folder, const char *name)
-{
-    static char path[2048];
-    snprintf(path, sizeof path, "%s/%s", folder, name);
-    return path;
-}
-
-/* ---- engines that save, and that come back */
 
 /* An engine computes ids and keeps them at these places. */
 static void save(const struct qn_options *o, const int32_t *ids, const int *keep, int n_keep)
@@ -147,11 +72,11 @@ static void test_restored(void **state)
     for (int m = 0; m < 4; m++)
         for (int i = 0; i < 2; i++) {
             const char *folder = test_tmp_folder("restored");
-            struct qn_options o = options(hash_model_file(models[m], "Q8_0"), folder);
+            struct qn_options o = folder_options(hash_model_file(models[m], "Q8_0"), N_CTX, folder);
             o.type_k = o.type_v = kinds[i];
             eval_plain_rows(&o, ids, N_CTX, want);
             save(&o, ids, keep, 3);
-            struct content c = look(folder);
+            struct folder_content c = folder_look(folder);
             assert_in_range(c.n_snapshots, m < 3 ? 3 : 0, m < 3 ? 4 : 0); /* one is made unasked */
             assert_int_equal(c.n_others, 0);
             o.n_threads = 2;
@@ -163,7 +88,7 @@ static void test_restored(void **state)
             }
             struct qn_kept k = go_on(&o, ids, N_CTX - 1, N_CTX, want);
             assert_int_equal(k.kept, 700);
-            assert_int_equal(n_warnings, 0);
+            assert_int_equal(folder_warnings, 0);
         }
     test_tmp_folder("restored");
 }
@@ -176,7 +101,7 @@ static void test_drafts(void **state)
     static const int keep[] = {384, 600};
     static float want[N_DRAFT * VOCAB], got[N_DRAFT * VOCAB];
     const char *folder = test_tmp_folder("drafts");
-    struct qn_options o = options(hash_model_file("qwen35-mtp", "Q8_0"), NULL);
+    struct qn_options o = folder_options(hash_model_file("qwen35-mtp", "Q8_0"), N_CTX, NULL);
     struct qn_error err;
     int32_t ids[N_CTX], guesses[N_DRAFT];
     eval_ids(6, N_CTX, ids);
@@ -190,7 +115,7 @@ static void test_drafts(void **state)
     o.cache_dir = folder;
     save(&o, ids, keep, 1); /* written while the block had not seen the last position of a page */
     save(&o, ids, keep, 2);
-    assert_int_equal(look(folder).n_snapshots, 3);
+    assert_int_equal(folder_look(folder).n_snapshots, 3);
     e = eval_open(&o);
     s = eval_seq(e);
     assert_int_equal(qn_seq_resume(s, ids, 601, NULL), 600);
@@ -202,7 +127,7 @@ static void test_drafts(void **state)
     uint64_t rows[N_CTX];
     eval_plain_rows(&o, ids, 605, rows);
     assert_int_equal(go_on(&o, ids, 601, 605, rows).kept, 0);
-    assert_int_equal(n_warnings, 0);
+    assert_int_equal(folder_warnings, 0);
     test_tmp_folder("drafts");
 }
 
@@ -212,7 +137,7 @@ static void test_turns(void **state)
     enum { TURNS = 10, LONG = 50 };
     (void)state;
     const char *folder = test_tmp_folder("turns");
-    struct qn_options o = options(hybrid(), folder);
+    struct qn_options o = folder_options(hybrid(), N_CTX, folder);
     int32_t ids[N_CTX];
     uint64_t want[N_CTX];
     int keep[TURNS];
@@ -221,7 +146,7 @@ static void test_turns(void **state)
     for (int i = 0; i < TURNS; i++)
         keep[i] = (i + 1) * LONG;
     save(&o, ids, keep, TURNS);
-    struct content c = look(folder);
+    struct folder_content c = folder_look(folder);
     assert_int_equal(c.n_snapshots, TURNS);
     int pages = 0;
     for (int i = 0; i < TURNS; i++)
@@ -231,13 +156,13 @@ static void test_turns(void **state)
     qn_close(e);
     assert_true(c.bytes < TURNS * (state_bytes + 4096) + (size_t)(pages + 1) * page_bytes + (TURNS + 1) * 2 * 4096);
 
-    char *first = strdup(in_folder(folder, c.name[0]));
+    char *first = strdup(folder_path(folder, c.name[0]));
     struct stat was, is;
     assert_int_equal(stat(first, &was), 0);
     struct qn_kept k = go_on(&o, ids, keep[TURNS - 1] + 5, keep[TURNS - 1] + 10, want);
     assert_int_equal(k.kept, keep[TURNS - 1]);
     size_t bytes = c.bytes;
-    assert_true(look(folder).bytes == bytes);
+    assert_true(folder_look(folder).bytes == bytes);
     assert_int_equal(stat(first, &is), 0);
     assert_true(is.st_ino == was.st_ino);
     free(first);
@@ -245,7 +170,7 @@ static void test_turns(void **state)
     /* prompts that part later share the segments in front */
     ids[470] = 490;
     save(&o, ids, (const int[]){490}, 1);
-    c = look(folder);
+    c = folder_look(folder);
     assert_int_equal(c.n_snapshots, TURNS + 1);
     assert_true(c.bytes - bytes < state_bytes + 2 * page_bytes + 4 * 4096);
     test_tmp_folder("turns");
@@ -257,7 +182,7 @@ static void test_evicted(void **state)
     enum { N = 200, PATHS = 6 };
     (void)state;
     const char *folder = test_tmp_folder("evicted");
-    struct qn_options o = options(hybrid(), folder);
+    struct qn_options o = folder_options(hybrid(), N_CTX, folder);
     o.n_seq = 2;
     static uint64_t want[PATHS][N + MORE], got[N + MORE];
     static int32_t ids[PATHS][N + MORE];
@@ -307,7 +232,7 @@ static void test_evicted(void **state)
     qn_seq_free(other);
     qn_seq_free(s);
     qn_close(e);
-    assert_int_equal(n_warnings, 0);
+    assert_int_equal(folder_warnings, 0);
     test_tmp_folder("evicted");
 }
 
@@ -317,7 +242,7 @@ static void test_refused(void **state)
 {
     (void)state;
     const char *folder = test_tmp_folder("refused");
-    struct qn_options o = options(hybrid(), folder);
+    struct qn_options o = folder_options(hybrid(), N_CTX, folder);
     struct stat st;
     qn_close(eval_open(&o));
     assert_int_equal(stat(folder, &st), 0);
@@ -327,7 +252,7 @@ static void test_refused(void **state)
     chmod(folder, 0700);
     o.cache_ram = 0;
     eval_refused(&o, QN_E_ARGUMENT, "cache folder");
-    o.cache_ram = AMPLE;
+    o.cache_ram = FOLDER_AMPLE;
     o.cache_dir = hybrid();
     eval_refused(&o, QN_E_IO, "not a folder");
     o.cache_dir = test_tmp("no/such");
@@ -341,7 +266,7 @@ static void test_others(void **state)
     (void)state;
     static const int keep[] = {150};
     const char *folder = test_tmp_folder("others");
-    struct qn_options o = options(hybrid(), folder), other[5];
+    struct qn_options o = folder_options(hybrid(), N_CTX, folder), other[5];
     int32_t ids[N_CTX];
     uint64_t want[N_CTX];
     eval_ids(3, N_CTX, ids);
@@ -356,31 +281,31 @@ static void test_others(void **state)
     for (int i = 0; i < 5; i++) {
         eval_plain_rows(&other[i], ids, 200, want);
         assert_int_equal(go_on(&other[i], ids, 190, 200, want).kept, 0);
-        assert_int_equal(n_warnings, 0);
+        assert_int_equal(folder_warnings, 0);
     }
     /* the other model's files under this one's names */
     char mine[2][256];
     for (int round = 0; round < 2; round++) {
         test_tmp_folder("others");
         save(round ? &other[4] : &o, ids, keep, 1);
-        struct content c = look(folder);
+        struct folder_content c = folder_look(folder);
         assert_int_equal(c.n_segments, 1);
         assert_int_equal(c.n_snapshots, 1);
         for (int i = 0; i < 2; i++) {
             char *name = mine[strstr(c.name[i], ".snapshot") != NULL];
-            char *from = strdup(in_folder(folder, c.name[i]));
+            char *from = strdup(folder_path(folder, c.name[i]));
             if (round)
-                rename(from, in_folder(folder, name));
+                rename(from, folder_path(folder, name));
             else
                 strcpy(name, c.name[i]);
             free(from);
         }
     }
     eval_plain_rows(&o, ids, 200, want);
-    n_warnings = 0;
+    folder_warnings = 0;
     assert_int_equal(go_on(&o, ids, 190, 200, want).kept, 0);
-    assert_int_equal(n_warnings, 1);
-    assert_non_null(strstr(last_warning, "another model"));
+    assert_int_equal(folder_warnings, 1);
+    assert_non_null(strstr(folder_warning, "another model"));
     test_tmp_folder("others");
 }
 
@@ -389,23 +314,23 @@ static void test_left_behind(void **state)
 {
     (void)state;
     const char *folder = test_tmp_folder("left");
-    struct qn_options o = options(hybrid(), folder);
+    struct qn_options o = folder_options(hybrid(), N_CTX, folder);
     int32_t ids[N_CTX];
     uint64_t want[N_CTX];
     eval_ids(4, N_CTX, ids);
     eval_plain_rows(&o, ids, 200, want);
     save(&o, ids, (const int[]){150}, 1);
-    struct content c = look(folder);
+    struct folder_content c = folder_look(folder);
     char name[300];
     snprintf(name, sizeof name, "%s.12345", c.name[0]);
-    test_write(in_folder(folder, name), "half", 4);
+    test_write(folder_path(folder, name), "half", 4);
     snprintf(name, sizeof name, "%s.XyZ123", c.name[1]);
-    test_write(in_folder(folder, name), "half", 4);
-    test_write(in_folder(folder, "notes.txt"), "mine", 4);
-    assert_int_equal(look(folder).n_others, 3);
+    test_write(folder_path(folder, name), "half", 4);
+    test_write(folder_path(folder, "notes.txt"), "mine", 4);
+    assert_int_equal(folder_look(folder).n_others, 3);
     assert_int_equal(go_on(&o, ids, 190, 200, want).kept, 150);
-    assert_int_equal(look(folder).n_others, 1);
-    assert_int_equal(access(in_folder(folder, "notes.txt"), F_OK), 0);
+    assert_int_equal(folder_look(folder).n_others, 1);
+    assert_int_equal(access(folder_path(folder, "notes.txt"), F_OK), 0);
     test_tmp_folder("left");
 }
 
@@ -419,23 +344,23 @@ struct image {
 
 static struct image take_image(const char *folder)
 {
-    struct content c = look(folder);
+    struct folder_content c = folder_look(folder);
     struct image im = {.n_files = c.n_segments + c.n_snapshots};
     assert_true(im.n_files <= 16);
     for (int i = 0; i < im.n_files; i++) {
         im.name[i] = strdup(c.name[i]);
-        im.bytes[i] = test_read(in_folder(folder, c.name[i]), &im.n[i]);
+        im.bytes[i] = test_read(folder_path(folder, c.name[i]), &im.n[i]);
     }
     return im;
 }
 
 static void put_image(const char *folder, const struct image *im)
 {
-    for (struct content c = look(folder); c.n_segments + c.n_snapshots > 0; c = look(folder))
-        unlink(in_folder(folder, c.name[0])); /* the same tokens may have been cut elsewhere since */
+    for (struct folder_content c = folder_look(folder); c.n_segments + c.n_snapshots > 0; c = folder_look(folder))
+        unlink(folder_path(folder, c.name[0])); /* the same tokens may have been cut elsewhere since */
     for (int i = 0; i < im->n_files; i++) {
-        test_write(in_folder(folder, im->name[i]), im->bytes[i], im->n[i]);
-        chmod(in_folder(folder, im->name[i]), 0600);
+        test_write(folder_path(folder, im->name[i]), im->bytes[i], im->n[i]);
+        chmod(folder_path(folder, im->name[i]), 0600);
     }
 }
 
@@ -451,21 +376,21 @@ static void free_image(struct image *im)
 static void try_damage(const struct qn_options *o, const int32_t *ids, const uint64_t *want, const char *path,
                        const char *how, size_t at)
 {
-    n_warnings = 0;
+    folder_warnings = 0;
     struct qn_kept k = go_on(o, ids, 740, 745, want);
-    if (k.kept >= 720 || n_warnings != 1 || !strstr(last_warning, path) || !strstr(last_warning, "; it is removed") ||
-        strchr(last_warning, '\n'))
-        fail_msg("%s at %zu of %s: %d kept, %d warnings: %s", how, at, path, k.kept, n_warnings, last_warning);
+    if (k.kept >= 720 || folder_warnings != 1 || !strstr(folder_warning, path) ||
+        !strstr(folder_warning, "; it is removed") || strchr(folder_warning, '\n'))
+        fail_msg("%s at %zu of %s: %d kept, %d warnings: %s", how, at, path, k.kept, folder_warnings, folder_warning);
     struct qn_kept again = go_on(o, ids, 740, 745, want); /* what was missing was written again */
-    if (again.kept < k.kept || n_warnings != 1)
-        fail_msg("%s at %zu of %s: %d kept, then %d: %s", how, at, path, k.kept, again.kept, last_warning);
+    if (again.kept < k.kept || folder_warnings != 1)
+        fail_msg("%s at %zu of %s: %d kept, then %d: %s", how, at, path, k.kept, again.kept, folder_warning);
 }
 
 static void test_damage(void **state)
 {
     (void)state;
     const char *folder = test_tmp_folder("damage");
-    struct qn_options o = options(hybrid(), folder);
+    struct qn_options o = folder_options(hybrid(), N_CTX, folder);
     int32_t ids[N_CTX];
     uint64_t want[N_CTX];
     eval_ids(5, N_CTX, ids);
@@ -490,7 +415,7 @@ static void test_damage(void **state)
                         : k % 3 == 1 ? sizeof h + random % (h.data_at - sizeof h)
                                      : h.data_at + random % (end - h.data_at);
             put_image(folder, &im);
-            snprintf(path, sizeof path, "%s", in_folder(folder, im.name[i]));
+            snprintf(path, sizeof path, "%s", folder_path(folder, im.name[i]));
             if (k % 4 == 3) {
                 test_write(path, im.bytes[i], at); /* cut */
                 try_damage(&o, ids, want, path, "a cut", at);
@@ -502,17 +427,17 @@ static void test_damage(void **state)
             try_damage(&o, ids, want, path, "a flipped bit", at);
         }
         put_image(folder, &im);
-        unlink(in_folder(folder, im.name[i])); /* gone: no error */
-        n_warnings = 0;
+        unlink(folder_path(folder, im.name[i])); /* gone: no error */
+        folder_warnings = 0;
         assert_true(go_on(&o, ids, 740, 745, want).kept < 720);
-        assert_int_equal(n_warnings, 0);
+        assert_int_equal(folder_warnings, 0);
     }
     assert_int_equal(n_passed, 2);
     put_image(folder, &im);
     assert_int_equal(go_on(&o, ids, 740, 745, want).kept, 720); /* the harness itself breaks nothing */
     /* files that have each other's names */
     for (int i = 1; i < im.n_files; i++)
-        test_write(in_folder(folder, im.name[i]), im.bytes[i - 1], im.n[i - 1]);
+        test_write(folder_path(folder, im.name[i]), im.bytes[i - 1], im.n[i - 1]);
     assert_true(go_on(&o, ids, 740, 745, want).kept <= 720);
     free_image(&im);
     test_tmp_folder("damage");
@@ -526,7 +451,8 @@ static void test_budget(void **state)
     enum { N = 200, PATHS = 5 };
     (void)state;
     const char *folder = test_tmp_folder("budget");
-    struct qn_options o = options(hybrid(), folder), other = options(hash_model_file("qwen35", "Q4_0"), folder);
+    struct qn_options o = folder_options(hybrid(), N_CTX, folder),
+                      other = folder_options(hash_model_file("qwen35", "Q4_0"), N_CTX, folder);
     static int32_t ids[PATHS][N_CTX];
     static uint64_t want[PATHS][N_CTX];
     for (int i = 0; i < PATHS; i++) {
@@ -535,7 +461,7 @@ static void test_budget(void **state)
     }
     for (int i = 0; i < 3; i++)
         save(&o, ids[i], (const int[]){N}, 1);
-    struct content c = look(folder);
+    struct folder_content c = folder_look(folder);
     assert_int_equal(c.n_snapshots, 3);
     o.cache_disk = other.cache_disk = c.bytes; /* three of them */
     qn_engine *e = eval_open(&o);
@@ -544,15 +470,15 @@ static void test_budget(void **state)
     qn_seq_free(s);
     qn_close(e);
     save(&other, ids[3], (const int[]){N}, 1);
-    assert_true(look(folder).bytes <= o.cache_disk);
+    assert_true(folder_look(folder).bytes <= o.cache_disk);
     assert_int_equal(go_on(&o, ids[1], N + 1, N + 2, want[1]).kept,
                      0); /* was the oldest; what it leaves is another one */
     assert_int_equal(go_on(&o, ids[0], N + 1, N + 2, want[0]).kept, N);
-    assert_true(look(folder).bytes <= o.cache_disk);
+    assert_true(folder_look(folder).bytes <= o.cache_disk);
 
     /* all older ones go for a long one, and those that it hangs on stay */
     save(&o, ids[4], (const int[]){N, 500}, 2);
-    assert_true(look(folder).bytes <= o.cache_disk);
+    assert_true(folder_look(folder).bytes <= o.cache_disk);
     e = eval_open(&o);
     s = eval_seq(e);
     assert_int_equal(qn_seq_resume(s, ids[4], 501, NULL), 500);
@@ -563,22 +489,22 @@ static void test_budget(void **state)
     qn_close(e);
 
     /* what can never fit throws nothing out; less room throws out at once */
-    size_t bytes = look(folder).bytes;
+    size_t bytes = folder_look(folder).bytes;
     o.cache_disk = bytes;
     save(&o, ids[0], (const int[]){N_CTX}, 1);
-    assert_true(look(folder).bytes <= bytes);
+    assert_true(folder_look(folder).bytes <= bytes);
     o.cache_disk = bytes / 3;
     qn_close(eval_open(&o));
-    assert_true(look(folder).bytes <= bytes / 3);
+    assert_true(folder_look(folder).bytes <= bytes / 3);
     o.cache_disk = 1;
     qn_close(eval_open(&o));
-    assert_true(look(folder).bytes == 0);
+    assert_true(folder_look(folder).bytes == 0);
     o.cache_disk = 0;
     e = eval_open(&o);
     qn_cache_info(e, &info);
     assert_true(info.disk_budget > 0 && info.disk_budget <= (size_t)16 << 30);
     qn_close(e);
-    assert_int_equal(n_warnings, 0);
+    assert_int_equal(folder_warnings, 0);
     test_tmp_folder("budget");
 }
 
@@ -588,7 +514,7 @@ static void test_no_room(void **state)
     enum { N = 200, PATHS = 5 };
     (void)state;
     const char *folder = test_tmp_folder("full");
-    struct qn_options o = options(hybrid(), folder);
+    struct qn_options o = folder_options(hybrid(), N_CTX, folder);
     struct rlimit was, small;
     static int32_t ids[PATHS][N_CTX];
     uint64_t want[N_CTX];
@@ -604,9 +530,8 @@ static void test_no_room(void **state)
     for (int round = 0; round < 2; round++) { /* nothing fits; segments fit, snapshots do not */
         small = was;
         small.rlim_cur = round ? segment + 100 : 5000;
-        o.log = on_log;
         e = eval_open(&o);
-        n_warnings = 0;
+        folder_warnings = 0;
         assert_true(segment + 100 < state_size(e));
         setrlimit(RLIMIT_FSIZE, &small);
         qn_seq *s = eval_seq(e);
@@ -623,226 +548,16 @@ static void test_no_room(void **state)
         qn_seq_free(s);
         qn_close(e);
         setrlimit(RLIMIT_FSIZE, &was);
-        assert_int_equal(n_warnings, 1);
-        struct content c = look(folder);
+        assert_int_equal(folder_warnings, 1);
+        struct folder_content c = folder_look(folder);
         assert_int_equal(c.n_snapshots + c.n_others, 0);
         assert_true(round ? c.n_segments > 0 : c.n_segments == 0);
     }
     test_tmp_folder("full");
 }
 
-/* ---- processes: this program again */
-
-enum { N_PATHS = 64 };
-
-/* Prompts that share beginnings. */
-static int child_path(int i, int32_t *ids)
-{
-    int n = 150 + 37 * (i % 5), shared = i % 3 * 70;
-    eval_ids(70, shared, ids);
-    eval_ids(71 + (uint64_t)i, n + 1 - shared, ids + shared);
-    return n;
-}
-
-/* Memory for two snapshots, so that most of what is written is written in between. */
-static struct qn_options tight_options(const char *model, const char *folder)
-{
-    struct qn_options o = options(model, folder);
-    qn_engine *e = eval_open(&o);
-    o.cache_ram = 2 * (e->slot_bytes + 3 * e->page_bytes) + 16384;
-    qn_close(e);
-    return o;
-}
-
-/* Computes and keeps paths, and says which ones must be there: those of an engine that was closed. */
-static int saving_child(const char *model, const char *folder)
-{
-    struct qn_options o = tight_options(model, folder);
-    for (int done = 0; done < N_PATHS; done += 4) {
-        int32_t ids[N_CTX];
-        qn_engine *e = eval_open(&o);
-        qn_seq *s = eval_seq(e);
-        char said[4];
-        for (int i = 0; i < 4; i++) {
-            int n = child_path(done + i, ids), k = qn_seq_resume(s, ids, n, NULL);
-            eval_append(s, ids + k, n - k, NULL);
-            if (!qn_seq_keep(s))
-                return 1;
-            said[i] = (char)(done + i);
-        }
-        qn_seq_free(s);
-        qn_close(e);
-        if (write(STDOUT_FILENO, said, sizeof said) != sizeof said)
-            return 1;
-    }
-    pause();
-    return 1;
-}
-
-/* Comes back to paths at random, in one engine after another, and goes on with the right bits. */
-static int working_child(const char *model, const char *folder, const char *seed)
-{
-    static int32_t ids[8][N_CTX];
-    static uint64_t want[8][N_CTX], got[N_CTX];
-    struct qn_options o = tight_options(model, folder);
-    uint64_t random = strtoull(seed, NULL, 10);
-    int n[8];
-    for (int i = 0; i < 8; i++) {
-        n[i] = child_path(i, ids[i]);
-        eval_plain_rows(&o, ids[i], n[i], want[i]);
-    }
-    o.cache_disk = o.cache_ram * 3;
-    qn_engine *e = NULL;
-    qn_seq *s = NULL;
-    for (int op = 0; op < (test_quick() ? 40 : 200); op++) {
-        if (op % 9 == 0) {
-            qn_seq_free(s);
-            qn_close(e);
-            s = eval_seq(e = eval_open(&o));
-        }
-        random = hash_splitmix64(random);
-        int p = (int)(random % 8), end = 1 + (int)(random / 8 % (uint64_t)n[p]),
-            k = qn_seq_resume(s, ids[p], end, NULL);
-        eval_rows(s, ids[p] + k, end - k, got);
-        if (memcmp(got, want[p] + k, (size_t)(end - k) * sizeof *got) != 0) {
-            fprintf(stderr, "path %d, %d kept of %d: other bits\n", p, k, end);
-            return 1;
-        }
-        qn_seq_keep(s);
-    }
-    qn_seq_free(s);
-    qn_close(e);
-    return n_warnings;
-}
-
-static pid_t start(const char *what, const char *model, const char *folder, const char *more, int *out)
-{
-    int fd[2];
-    assert_int_equal(pipe(fd), 0);
-    pid_t pid = fork();
-    if (pid == 0) {
-        dup2(fd[1], STDOUT_FILENO);
-        close(fd[0]);
-        close(fd[1]);
-        execl("/proc/self/exe", "check_disk", what, model, folder, more, (char *)NULL);
-        _exit(127);
-    }
-    close(fd[1]);
-    *out = fd[0];
-    return pid;
-}
-
-/* Whatever is killed when: what an engine had closed over is there, nothing half-written is, and the rest is right. */
-static void test_kills(void **state)
-{
-    (void)state;
-    static uint64_t row[N_PATHS]; /* behind each path; 0: not known yet */
-    int n_kills = test_quick() ? 4 : getenv("QUERN_LONG") ? 200 : 20, n_saved = 0, n_early = 0;
-    const char *folder = test_tmp_folder("killed");
-    struct qn_options o = options(hybrid(), folder), plain = o;
-    plain.cache_ram = 0;
-    plain.cache_dir = NULL;
-    qn_engine *without = eval_open(&plain);
-    for (int i = 0; i < n_kills; i++) {
-        int out, status;
-        char said[N_PATHS];
-        pid_t pid = start("save", hybrid(), folder, "", &out);
-        ssize_t n_said = i % 2 ? read(out, said, 1) : 0; /* every other time something is there by then */
-        usleep((useconds_t)(hash_splitmix64((uint64_t)i) % 150000));
-        kill(pid, SIGKILL);
-        waitpid(pid, &status, 0);
-        if (!WIFSIGNALED(status))
-            fail_msg("the child ended by itself with status %x", (unsigned)status);
-        ssize_t more = read(out, said + n_said, sizeof said - (size_t)n_said);
-        n_said += more > 0 ? more : 0;
-        close(out);
-        qn_engine *e = eval_open(&o);
-        qn_seq *s = eval_seq(e);
-        for (int p = 0; p < N_PATHS; p++) {
-            int32_t ids[N_CTX];
-            uint64_t got;
-            int n = child_path(p, ids), k = qn_seq_resume(s, ids, n + 1, NULL);
-            if (memchr(said, p, (size_t)n_said) && k != n)
-                fail_msg("kill %d: path %d was saved and is not there", i, p);
-            if (k != n)
-                continue;
-            if (!row[p]) {
-                qn_seq *x = eval_seq(without);
-                eval_append(x, ids, n, NULL);
-                eval_rows(x, ids + n, 1, &row[p]);
-                qn_seq_free(x);
-            }
-            eval_rows(s, ids + n, 1, &got);
-            assert_true(got == row[p]);
-            n_saved++;
-        }
-        n_early += n_said == 0;
-        qn_seq_free(s);
-        qn_close(e);
-        assert_int_equal(look(folder).n_others, 0);
-        test_tmp_folder("killed");
-    }
-    qn_close(without);
-    print_message("%d kills, %d before anything was closed; %d places came back\n", n_kills, n_early, n_saved);
-    assert_true(n_saved > n_kills);
-    assert_int_equal(n_warnings, 0);
-}
-
-/* The bytes of a folder while nobody changes it. */
-static size_t locked_bytes(const char *folder)
-{
-    int fd = open(in_folder(folder, "lock"), O_RDWR);
-    if (fd < 0)
-        return 0;
-    flock(fd, LOCK_EX);
-    size_t bytes = look(folder).bytes;
-    close(fd);
-    return bytes;
-}
-
-/* Three processes with two models in one folder that has too little room for any of them. */
-static void test_processes(void **state)
-{
-    (void)state;
-    const char *folder = test_tmp_folder("shared"),
-               *models[] = {hybrid(), hybrid(), hash_model_file("qwen35moe", "Q8_0")};
-    static const char *const seeds[] = {"1", "2", "3"};
-    size_t budget = 0;
-    int out[3], running = 3, n_looks = 0;
-    pid_t pid[3];
-    for (int i = 0; i < 3; i++) {
-        size_t own = tight_options(models[i], NULL).cache_ram * 3;
-        budget = own > budget ? own : budget;
-        pid[i] = start("work", models[i], folder, seeds[i], &out[i]);
-    }
-    for (; running; n_looks++) {
-        size_t bytes = locked_bytes(folder);
-        if (bytes > budget)
-            fail_msg("%zu bytes, allowed are %zu", bytes, budget);
-        usleep(2000);
-        for (int i = 0; i < 3; i++) {
-            int status;
-            if (pid[i] == 0 || waitpid(pid[i], &status, WNOHANG) == 0)
-                continue;
-            if (status != 0)
-                fail_msg("process %d ended with status %x", i, (unsigned)status);
-            close(out[i]);
-            pid[i] = 0;
-            running--;
-        }
-    }
-    struct content c = look(folder);
-    print_message("%d looks; %d segments, %d snapshots left\n", n_looks, c.n_segments, c.n_snapshots);
-    assert_true(c.n_segments > 0 && c.n_others == 0);
-    test_tmp_folder("shared");
-}
-
 int main(int argc, char **argv)
 {
-    if (argc == 5 && !strcmp(argv[1], "save"))
-        return saving_child(argv[2], argv[3]);
-    if (argc == 5 && !strcmp(argv[1], "work"))
-        return working_child(argv[2], argv[3], argv[4]);
     const struct CMUnitTest tests[] = {
         {"disk/restored", test_restored, NULL, NULL, NULL},
         {"disk/drafts", test_drafts, NULL, NULL, NULL},
@@ -854,8 +569,6 @@ int main(int argc, char **argv)
         {"disk/damage", test_damage, NULL, NULL, NULL},
         {"disk/budget", test_budget, NULL, NULL, NULL},
         {"disk/no_room", test_no_room, NULL, NULL, NULL},
-        {"disk/kills", test_kills, NULL, NULL, NULL},
-        {"disk/processes", test_processes, NULL, NULL, NULL},
     };
     if (argc > 1)
         cmocka_set_test_filter(argv[1]);
