@@ -8,12 +8,10 @@
 #include "run.h"
 #include "store.h"
 
-/* A page, the ids of its positions and the scratch of an attention over them. */
 size_t budget_page_cost(const struct qn_engine *e)
 {
-    enum { LEAST = 4096 };
-    size_t bytes = e->page_bytes + ATTN_BLOCK * sizeof(int32_t) + attn_partial_floats(e, ATTN_BLOCK) * sizeof(float);
-    return bytes > LEAST ? bytes : LEAST;
+    size_t beside = ATTN_BLOCK * sizeof(int32_t) + attn_partial_floats(e, ATTN_BLOCK) * sizeof(float);
+    return budget_charge(e->page_bytes + beside);
 }
 
 static size_t in_use(const struct slab *s) { return (size_t)(s->n_used - s->n_free); }

@@ -213,7 +213,9 @@ float *state_tile(const struct qn_seq *s, int i, int v_head, int slice);
 float *state_conv(const struct qn_seq *s, int i);
 
 /* ---- budget.c */
-/* Bytes that a page is charged with. */
+/* A page of so many bytes is charged with at least 4,096, so that a budget bounds the number of pages. */
+static inline size_t budget_charge(size_t bytes) { return bytes > 4096 ? bytes : 4096; }
+/* Bytes that a page is charged with: itself, the ids of its positions and the scratch of an attention over them. */
 size_t budget_page_cost(const struct qn_engine *e);
 size_t budget_used(const struct qn_engine *e);
 /* The prefix store gives way, and memory that is not in use goes back to the system, until a piece of the slab fits; the second

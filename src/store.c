@@ -44,9 +44,7 @@ struct place {
     int n;
 };
 
-enum { LEAST_COST = 4096 }; /* bytes that a page is charged at least, so that the budget bounds their number */
-
-static size_t page_cost(const struct qn_engine *e) { return e->page_bytes > LEAST_COST ? e->page_bytes : LEAST_COST; }
+static size_t page_cost(const struct qn_engine *e) { return budget_charge(e->page_bytes); }
 size_t store_pages(const struct qn_engine *e, size_t budget) { return budget / page_cost(e); }
 size_t store_slots(const struct qn_engine *e, size_t budget) { return e->slot_bytes ? budget / e->slot_bytes : 0; }
 
