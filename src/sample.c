@@ -183,11 +183,17 @@ static void keep_top(struct qn_sampler *s, int m)
 /* Weight of a candidate relative to the likeliest; total_weight() has set max_logit. */
 static double weight(const struct qn_sampler *s, const struct cand *c) { return sample_exp(c->logit - s->max_logit); }
 
+static double highest(const struct qn_sampler *s)
+{
+    double max = s->cand[0].logit;
+    for (int i = 1; i < s->n_cand; i++)
+        max = s->cand[i].logit > max ? s->cand[i].logit : max;
+    return max;
+}
+
 static double total_weight(struct qn_sampler *s)
 {
-    s->max_logit = s->cand[0].logit;
-    for (int i = 1; i < s->n_cand; i++)
-        s->max_logit = s->cand[i].logit > s->max_logit ? s->cand[i].logit : s->max_logit;
+    s->max_logit = highest(s);
     double total = 0;
     for (int i = 0; i < s->n_cand; i++)
         total += weight(s, &s->cand[i]);
@@ -313,13 +319,12 @@ static void apply_dry(struct qn_sampler *s)
 
 static void apply_top_n_sigma(struct qn_sampler *s)
 {
-    double n = 0, sum = 0, max = -HUGE_VAL;
+    double n = 0, sum = 0;
     for (int i = 0; i < s->n_cand; i++) {
         double x = s->cand[i].logit;
         if (x > -HUGE_VAL) {
             n += 1;
             sum += x;
-            max = x > max ? x : max;
         }
     }
     if (s->p.top_n_sigma <= 0 || n == 0)
@@ -330,7 +335,7 @@ static void apply_top_n_sigma(struct qn_sampler *s)
         if (x > -HUGE_VAL)
             square += (x - mean) * (x - mean);
     }
-    keep_above(s, max - s->p.top_n_sigma * sqrt(square / n));
+    keep_above(s, highest(s) - s->p.top_n_sigma * sqrt(square / n));
 }
 
 static void apply_top_k(struct qn_sampler *s)
@@ -370,10 +375,7 @@ static void apply_min_p(struct qn_sampler *s)
 {
     if (s->p.min_p < FLT_MIN)
         return;
-    double max = s->cand[0].logit;
-    for (int i = 1; i < s->n_cand; i++)
-        max = s->cand[i].logit > max ? s->cand[i].logit : max;
-    keep_above(s, max + sample_log(s->p.min_p));
+    keep_above(s, highest(s) + sample_log(s->p.min_p));
 }
 
 /* Exclude top choices (p-e-w, 2024): with some probability all candidates above the threshold but the least likely go. */
