@@ -655,20 +655,27 @@ static void test_dot_float(void **state)
     assert_same_float(quant_dot_ref(quant_type_find(QN_BF16), brain, 2, y), 3.0f - 8.0f);
 }
 
-/* The activations of the two tests below: fixed, and exact in f32 on any machine. */
-static const struct act_group *fixed_activations(int64_t cols, const float **floats)
+/* The activations of the two tests below, fixed, and exact in f32 on any machine; and the product with them. */
+struct fixed {
+    float x[4 * QUANT_BLOCK_MAX];
+    struct act_group a[4 * QUANT_BLOCK_MAX / QUANT_GROUP];
+    int64_t cols;
+    float got;
+};
+
+static const struct fixed *fixed_dot(const struct block_set *g)
 {
-    static float x[4 * QUANT_BLOCK_MAX];
-    static struct act_group a[4 * QUANT_BLOCK_MAX / QUANT_GROUP];
+    static struct fixed f;
     uint32_t seed = 7;
-    assert_true(cols <= 4 * QUANT_BLOCK_MAX);
-    for (int64_t k = 0; k < cols; k++) {
+    f.cols = (int64_t)g->n_blocks * g->type->block;
+    assert_true(f.cols <= 4 * QUANT_BLOCK_MAX);
+    for (int64_t k = 0; k < f.cols; k++) {
         seed = seed * 1664525 + 1013904223;
-        x[k] = (float)((int32_t)seed / 256) * 0x1p-20f;
+        f.x[k] = (float)((int32_t)seed / 256) * 0x1p-20f;
     }
-    act_quantize_ref(x, cols, a);
-    *floats = x;
-    return a;
+    act_quantize_ref(f.x, f.cols, f.a);
+    f.got = quant_dot_ref(g->type, g->blocks, f.cols, g->type->rule == RULE_FLOAT ? (const void *)f.x : f.a);
+    return &f;
 }
 
 /* Every type: the product equals the sum over reference values and dequantized activations up to rounding. */
@@ -677,21 +684,18 @@ static void test_dot_golden(void **state)
     for (int i = 0; i < goldens.n; i++) {
         const struct block_set *g = &goldens.set[i];
         const struct quant_type *t = g->type;
-        const float *x;
-        int64_t cols = (int64_t)g->n_blocks * t->block;
-        const struct act_group *a = fixed_activations(cols, &x);
-        double want = 0, size = 0;
-        for (int64_t k = 0; k < cols; k++) {
-            const struct act_group *ag = &a[k / QUANT_GROUP];
-            double v = t->rule == RULE_FLOAT ? (double)x[k] : (double)ag->d * ag->q[k % QUANT_GROUP];
+        const struct fixed *f = fixed_dot(g);
+        double got = (double)f->got, want = 0, size = 0;
+        for (int64_t k = 0; k < f->cols; k++) {
+            const struct act_group *a = &f->a[k / QUANT_GROUP];
+            double v = t->rule == RULE_FLOAT ? (double)f->x[k] : (double)a->d * a->q[k % QUANT_GROUP];
             want += (double)g->values[k] * v;
             size += fabs((double)g->values[k] * v);
         }
-        float got = quant_dot_ref(t, g->blocks, cols, t->rule == RULE_FLOAT ? (const void *)x : a);
         if (size > 3e38) /* random exponents of MXFP4 */
             continue;
-        if (!(fabs((double)got - want) <= 1e-6 * size))
-            fail_msg("%s, %s: %.9g, want %.9g (sum of magnitudes %g)", t->name, g->kind, (double)got, want, size);
+        if (!(fabs(got - want) <= 1e-6 * size))
+            fail_msg("%s, %s: %.9g, want %.9g (sum of magnitudes %g)", t->name, g->kind, got, want, size);
     }
 }
 
@@ -732,10 +736,7 @@ static void test_dot_bits(void **state)
     for (int i = 0; i < goldens.n; i++) {
         const struct block_set *g = &goldens.set[i];
         const struct quant_type *t = g->type;
-        const float *x;
-        int64_t cols = (int64_t)g->n_blocks * t->block;
-        const struct act_group *a = fixed_activations(cols, &x);
-        float got = quant_dot_ref(t, g->blocks, cols, t->rule == RULE_FLOAT ? (const void *)x : a);
+        float got = fixed_dot(g)->got;
         uint32_t expected = want[t->id][strcmp(g->kind, "real") != 0];
         if (bits_of(got) == expected)
             continue;
