@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* The GGUF reader: files that are right (the hash models, compared with stored hashes; a split one), and files that are
  * wrong in every way we know, each with the message that it must give. */
+#include "bytes.h"
 #include "gguf.h"
 #include "gguf_walk.h"
 #include "golden.h"
@@ -673,42 +674,11 @@ struct part_spec {
     bool duplicate; /* repeat the first part's first tensor */
 };
 
-static void emit(FILE *f, const void *p, size_t n) { assert_int_equal(fwrite(p, 1, n, f), n); }
-static void emit_u32(FILE *f, uint32_t v) { emit(f, &v, sizeof v); }
-static void emit_u64(FILE *f, uint64_t v) { emit(f, &v, sizeof v); }
-
-static void emit_str(FILE *f, const char *s, size_t n)
+static void put_int(struct bytes *b, const char *key, enum gguf_kind kind, int32_t v)
 {
-    emit_u64(f, n);
-    emit(f, s, n);
-}
-
-static void emit_int(FILE *f, const char *key, enum gguf_kind kind, int32_t v)
-{
-    emit_str(f, key, strlen(key));
-    emit_u32(f, kind);
-    emit(f, &v, kind == GGUF_U16 ? 2 : 4);
-}
-
-static void emit_kv(FILE *f, const struct gguf_kv *kv)
-{
-    static const size_t bytes[] = {1, 1, 2, 2, 4, 4, 4, 1, 0, 0, 8, 8, 8};
-    emit_str(f, kv->key, strlen(kv->key));
-    emit_u32(f, kv->kind);
-    if (kv->kind == GGUF_ARR) {
-        emit_u32(f, kv->element);
-        emit_u64(f, kv->n);
-    }
-    for (size_t i = 0; kv->strings && i < kv->n; i++)
-        emit_str(f, kv->strings[i].s, kv->strings[i].n);
-    if (!kv->strings)
-        emit(f, kv->data, kv->n * bytes[kv->element]);
-}
-
-static void emit_pad(FILE *f)
-{
-    while (ftell(f) % 32)
-        emit(f, "", 1);
+    bytes_str(b, key);
+    bytes_u32(b, kind);
+    bytes_put(b, &v, kind == GGUF_U16 ? 2 : 4);
 }
 
 static bool in_part(const struct part_spec *spec, int part, size_t i)
@@ -719,38 +689,28 @@ static bool in_part(const struct part_spec *spec, int part, size_t i)
 /* Part `part` of g, tensors dealt out in turn. */
 static void write_part(const struct gguf *g, const char *path, int part, const struct part_spec *spec)
 {
-    FILE *f = fopen(path, "wb");
-    assert_non_null(f);
+    struct bytes b = {0};
     uint64_t n_tensors = 0, offset = 0;
     for (size_t i = 0; i < g->n_tensors; i++)
         n_tensors += in_part(spec, part, i);
-    emit(f, "GGUF", 4);
-    emit_u32(f, 3);
-    emit_u64(f, n_tensors);
-    emit_u64(f, (part == 0 ? g->n_kv : 0) + 3);
+    bytes_gguf_head(&b, n_tensors, (part == 0 ? g->n_kv : 0) + 3);
     for (size_t i = 0; part == 0 && i < g->n_kv; i++)
-        emit_kv(f, &g->kv[i]);
-    emit_int(f, "split.no", GGUF_U16, spec->no);
-    emit_int(f, "split.count", GGUF_U16, spec->count);
-    emit_int(f, "split.tensors.count", GGUF_I32, spec->tensors);
-    for (size_t i = 0; i < g->n_tensors; i++) {
-        const struct gguf_tensor *t = &g->tensors[i];
-        if (!in_part(spec, part, i))
-            continue;
-        emit_str(f, t->name, strlen(t->name));
-        emit_u32(f, (uint32_t)t->n_dims);
-        for (int d = 0; d < t->n_dims; d++)
-            emit_u64(f, (uint64_t)t->ne[d]);
-        emit_u32(f, (uint32_t)t->type);
-        emit_u64(f, offset);
-        offset += (t->bytes + 31) / 32 * 32;
-    }
+        bytes_gguf_kv(&b, &g->kv[i]);
+    put_int(&b, "split.no", GGUF_U16, spec->no);
+    put_int(&b, "split.count", GGUF_U16, spec->count);
+    put_int(&b, "split.tensors.count", GGUF_I32, spec->tensors);
     for (size_t i = 0; i < g->n_tensors; i++)
         if (in_part(spec, part, i)) {
-            emit_pad(f);
-            emit(f, g->tensors[i].data, g->tensors[i].bytes);
+            bytes_gguf_tensor(&b, &g->tensors[i], g->tensors[i].type, offset);
+            offset += (g->tensors[i].bytes + 31) / 32 * 32;
         }
-    assert_int_equal(fclose(f), 0);
+    for (size_t i = 0; i < g->n_tensors; i++)
+        if (in_part(spec, part, i)) {
+            bytes_pad(&b, 32);
+            bytes_put(&b, g->tensors[i].data, g->tensors[i].bytes);
+        }
+    test_write(path, b.p, b.n);
+    free(b.p);
 }
 
 static const char *part_path(int part)

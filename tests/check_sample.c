@@ -1,15 +1,16 @@
 /* SPDX-License-Identifier: MIT */
 /* Samplers against cases computed by hand, the generator against published vectors and its own statistics, and picks that
  * must be the same on every machine.  What a filter keeps is seen from outside: the set of ids that many draws return. */
-#include "src/sample.h"
+#include "bytes.h"
 #include "src/gguf.h"
+#include "src/sample.h"
+#include "testing.h"
 
 #include <math.h>
 #include <setjmp.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 #include <cmocka.h>
 
 enum { MANY = 4000 };
@@ -597,42 +598,31 @@ static void defaults_of_cards(void **state)
     assert_true(p.temperature == 1 && p.top_p == 1 && p.top_k == 0);
 }
 
-/* A GGUF file with general.sampling keys and nothing else. */
-static void put(FILE *f, const void *p, size_t n) { assert_int_equal(fwrite(p, 1, n, f), n); }
-static void put_str(FILE *f, const char *s)
+static void put_kv(struct bytes *b, const char *key, uint32_t kind, const void *value)
 {
-    uint64_t n = strlen(s);
-    put(f, &n, 8);
-    put(f, s, n);
-}
-static void put_kv(FILE *f, const char *key, uint32_t kind, const void *value)
-{
-    put_str(f, key);
-    put(f, &kind, 4);
+    bytes_str(b, key);
+    bytes_u32(b, kind);
     if (kind == GGUF_STR)
-        put_str(f, value);
+        bytes_str(b, value);
     else
-        put(f, value, 4);
+        bytes_put(b, value, 4);
 }
 
+/* A GGUF file with general.sampling keys and nothing else. */
 static struct gguf *sampling_file(float temp, const char *sequence)
 {
-    char path[] = "check_sample.XXXXXX";
-    int fd = mkstemp(path);
-    assert_true(fd >= 0);
-    FILE *f = fdopen(fd, "wb");
-    put(f, "GGUF", 4);
-    put(f, &(uint32_t){3}, 4);
-    put(f, (const uint64_t[]){0, 4}, 16);
-    put_kv(f, "general.architecture", GGUF_STR, "qwen3");
-    put_kv(f, "general.sampling.temp", GGUF_F32, &temp);
-    put_kv(f, "general.sampling.top_k", GGUF_I32, &(int32_t){11});
-    put_kv(f, "general.sampling.sequence", GGUF_STR, sequence);
-    assert_int_equal(fclose(f), 0);
+    struct bytes b = {0};
+    bytes_gguf_head(&b, 0, 4);
+    put_kv(&b, "general.architecture", GGUF_STR, "qwen3");
+    put_kv(&b, "general.sampling.temp", GGUF_F32, &temp);
+    put_kv(&b, "general.sampling.top_k", GGUF_I32, &(int32_t){11});
+    put_kv(&b, "general.sampling.sequence", GGUF_STR, sequence);
+    const char *path = test_tmp("sampling.gguf");
+    test_write(path, b.p, b.n);
+    free(b.p);
     struct gguf *g;
     struct qn_error err;
     int code = gguf_open(&g, path, true, &err);
-    remove(path);
     if (code)
         fail_msg("%s", err.text);
     return g;

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 #include "expand.h"
+#include "bytes.h"
 #include "quant/quant.h"
 #include "src/gguf.h"
 #include "testing.h"
@@ -10,73 +11,16 @@
 
 enum { ALIGNMENT = 32, PIECE = 1 << 16 /* weights decoded at a time; a multiple of every block */ };
 
-struct out {
-    FILE *f;
-    uint64_t n;
-};
-
 static void die(const char *what)
 {
     fprintf(stderr, "%s\n", what);
     abort();
 }
 
-static void put(struct out *o, const void *p, size_t n)
+static void put(FILE *f, const void *p, size_t n)
 {
-    if (n && fwrite(p, 1, n, o->f) != n)
+    if (n && fwrite(p, 1, n, f) != n)
         die("cannot write an expanded file");
-    o->n += n;
-}
-
-static void put_u32(struct out *o, uint32_t v) { put(o, &v, sizeof v); }
-static void put_u64(struct out *o, uint64_t v) { put(o, &v, sizeof v); }
-
-static void put_str(struct out *o, const char *s, size_t n)
-{
-    put_u64(o, n);
-    put(o, s, n);
-}
-
-static void put_padding(struct out *o)
-{
-    static const char zeros[ALIGNMENT];
-    put(o, zeros, (ALIGNMENT - o->n % ALIGNMENT) % ALIGNMENT);
-}
-
-static size_t kind_bytes(enum gguf_kind k)
-{
-    switch (k) {
-    case GGUF_U8:
-    case GGUF_I8:
-    case GGUF_BOOL:
-        return 1;
-    case GGUF_U16:
-    case GGUF_I16:
-        return 2;
-    case GGUF_U64:
-    case GGUF_I64:
-    case GGUF_F64:
-        return 8;
-    default:
-        return 4;
-    }
-}
-
-static void put_kv(struct out *o, const struct gguf_kv *kv)
-{
-    put_str(o, kv->key, strlen(kv->key));
-    put_u32(o, kv->kind);
-    enum gguf_kind k = kv->kind;
-    if (k == GGUF_ARR) {
-        put_u32(o, k = kv->element);
-        put_u64(o, kv->n);
-    }
-    if (k == GGUF_ARR)
-        die("arrays of arrays cannot be expanded");
-    if (k != GGUF_STR)
-        put(o, kv->data, kv->n * kind_bytes(k));
-    for (size_t i = 0; k == GGUF_STR && i < kv->n; i++)
-        put_str(o, kv->strings[i].s, kv->strings[i].n);
 }
 
 static uint64_t weights(const struct gguf_tensor *t)
@@ -86,23 +30,26 @@ static uint64_t weights(const struct gguf_tensor *t)
 
 static uint64_t padded(uint64_t n) { return (n + ALIGNMENT - 1) / ALIGNMENT * ALIGNMENT; }
 
-static void put_infos(struct out *o, const struct gguf *g)
+/* All that is in front of the data. */
+static void put_header(FILE *f, const struct gguf *g)
 {
+    struct bytes b = {0};
     uint64_t at = 0;
+    bytes_gguf_head(&b, g->n_tensors, g->n_kv);
+    for (size_t i = 0; i < g->n_kv; i++)
+        bytes_gguf_kv(&b, &g->kv[i]);
     for (size_t i = 0; i < g->n_tensors; i++) {
-        const struct gguf_tensor *t = &g->tensors[i];
-        put_str(o, t->name, strlen(t->name));
-        put_u32(o, (uint32_t)t->n_dims);
-        for (int d = 0; d < t->n_dims; d++)
-            put_u64(o, (uint64_t)t->ne[d]);
-        put_u32(o, QN_F32);
-        put_u64(o, at);
-        at += padded(weights(t) * sizeof(float));
+        bytes_gguf_tensor(&b, &g->tensors[i], QN_F32, at);
+        at += padded(weights(&g->tensors[i]) * sizeof(float));
     }
+    bytes_pad(&b, ALIGNMENT);
+    put(f, b.p, b.n);
+    free(b.p);
 }
 
-static void put_tensor(struct out *o, const struct gguf_tensor *t)
+static void put_tensor(FILE *f, const struct gguf_tensor *t)
 {
+    static const char zeros[ALIGNMENT];
     static float piece[PIECE];
     const struct quant_type *q = quant_type_find(t->type);
     const uint8_t *blocks = t->data;
@@ -111,9 +58,10 @@ static void put_tensor(struct out *o, const struct gguf_tensor *t)
         int64_t n_blocks = (int64_t)n / q->block;
         q->decode(blocks, piece, n_blocks);
         blocks += n_blocks * q->block_bytes;
-        put(o, piece, n * sizeof *piece);
+        put(f, piece, n * sizeof *piece);
     }
-    put_padding(o);
+    size_t bytes = weights(t) * sizeof(float);
+    put(f, zeros, padded(bytes) - bytes);
 }
 
 const char *expand_file(const char *path, const char *name)
@@ -127,20 +75,13 @@ const char *expand_file(const char *path, const char *name)
     if (g->n_parts != 1)
         die("split files cannot be expanded");
     const char *to = test_tmp(name);
-    struct out o = {.f = fopen(to, "wb")};
-    if (!o.f)
+    FILE *f = fopen(to, "wb");
+    if (!f)
         die(to);
-    put(&o, "GGUF", 4);
-    put_u32(&o, 3);
-    put_u64(&o, g->n_tensors);
-    put_u64(&o, g->n_kv);
-    for (size_t i = 0; i < g->n_kv; i++)
-        put_kv(&o, &g->kv[i]);
-    put_infos(&o, g);
-    put_padding(&o);
+    put_header(f, g);
     for (size_t i = 0; i < g->n_tensors; i++)
-        put_tensor(&o, &g->tensors[i]);
-    if (fclose(o.f) != 0)
+        put_tensor(f, &g->tensors[i]);
+    if (fclose(f) != 0)
         die("cannot write an expanded file");
     gguf_close(g);
     return to;

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 #include "ggufedit.h"
+#include "bytes.h"
 #include "hashmodel.h"
 #include "quant/quant.h"
 #include "testing.h"
@@ -373,26 +374,6 @@ void edit_apply(struct edit *e, const char *commands)
 
 /* ---- writing */
 
-struct out {
-    uint8_t *p;
-    size_t n;
-};
-
-static void put(struct out *o, const void *p, size_t n)
-{
-    memcpy(o->p + o->n, p, n);
-    o->n += n;
-}
-
-static void put_u64(struct out *o, uint64_t v) { put(o, &v, 8); }
-static void put_u32(struct out *o, uint32_t v) { put(o, &v, 4); }
-
-static void put_str(struct out *o, const char *s)
-{
-    put_u64(o, strlen(s));
-    put(o, s, strlen(s));
-}
-
 /* Keys of a part: all of them, or only the split's. */
 static bool wanted(const struct edit_kv *kv, bool keys)
 {
@@ -401,46 +382,36 @@ static bool wanted(const struct edit_kv *kv, bool keys)
 
 size_t edit_write_part(const struct edit *e, const char *path, int first, int last, bool keys, bool data)
 {
-    size_t bytes = 64, n_kv = 0, align = e->alignment;
-    for (int i = 0; i < e->n_kv; i++) {
-        bytes += EDIT_NAME + 8 + e->kv[i].n;
+    size_t n_kv = 0, align = e->alignment, offset = 0, end;
+    struct bytes b = {0};
+    for (int i = 0; i < e->n_kv; i++)
         n_kv += wanted(&e->kv[i], keys);
-    }
-    for (int i = first; i < last; i++)
-        bytes += EDIT_NAME + 64 + e->tensor[i].bytes + align;
-    struct out o = {.p = calloc(1, bytes + align)};
-    check(o.p != NULL, "no memory", path);
-    put(&o, "GGUF\3\0\0\0", 8);
-    put_u64(&o, (uint64_t)(last - first));
-    put_u64(&o, n_kv);
+    bytes_gguf_head(&b, (uint64_t)(last - first), n_kv);
     for (int i = 0; i < e->n_kv; i++)
         if (wanted(&e->kv[i], keys)) {
-            put_str(&o, e->kv[i].key);
-            put(&o, e->kv[i].bytes, e->kv[i].n);
+            bytes_str(&b, e->kv[i].key);
+            bytes_put(&b, e->kv[i].bytes, e->kv[i].n);
         }
-    size_t offset = 0;
     for (int i = first; i < last; i++) {
         const struct edit_tensor *t = &e->tensor[i];
-        put_str(&o, t->name);
-        put_u32(&o, (uint32_t)t->n_dims);
+        bytes_str(&b, t->name);
+        bytes_u32(&b, (uint32_t)t->n_dims);
         for (int d = 0; d < t->n_dims; d++)
-            put_u64(&o, t->ne[d]);
-        put_u32(&o, (uint32_t)t->type);
-        put_u64(&o, offset);
+            bytes_u64(&b, t->ne[d]);
+        bytes_u32(&b, (uint32_t)t->type);
+        bytes_u64(&b, offset);
         offset += (t->bytes + align - 1) / align * align;
     }
-    size_t header = o.n;
+    size_t header = end = b.n;
     for (int i = first; i < last; i++) {
-        o.n = (o.n + align - 1) / align * align;
-        if (data)
-            memcpy(o.p + o.n, e->tensor[i].data, e->tensor[i].bytes);
-        o.n += e->tensor[i].bytes;
+        end = (end + align - 1) / align * align + e->tensor[i].bytes;
+        if (data) {
+            bytes_pad(&b, align);
+            bytes_put(&b, e->tensor[i].data, e->tensor[i].bytes);
+        }
     }
-    if (data)
-        test_write(path, o.p, o.n);
-    else
-        test_write_sparse(path, o.p, header, o.n);
-    free(o.p);
+    test_write_sparse(path, b.p, b.n, end);
+    free(b.p);
     return header;
 }
 

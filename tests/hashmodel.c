@@ -2,6 +2,7 @@
 /* Writer of the hash models.  The goldens' generator (tests/data/hash/gen) compiles this file too, for hash_fill() and
  * hash_fill_blocks(): nothing here may change a byte, and check_gguf compares all files with stored hashes. */
 #include "hashmodel.h"
+#include "bytes.h"
 #include "testing.h"
 
 #include <math.h>
@@ -98,42 +99,6 @@ void hash_prompt(int n, int32_t *ids)
         ids[i] = (int32_t)((hash_splitmix64(base + (uint64_t)i) >> 32) % 496);
 }
 
-/* ---- bytes */
-
-struct bytes {
-    uint8_t *p;
-    size_t n, cap;
-};
-
-/* Room for n more bytes at the end. */
-static uint8_t *grow(struct bytes *b, size_t n)
-{
-    if (b->n + n > b->cap) {
-        b->cap = 2 * (b->n + n) + 4096;
-        b->p = realloc(b->p, b->cap);
-        if (!b->p)
-            abort();
-    }
-    b->n += n;
-    return b->p + b->n - n;
-}
-
-static void put(struct bytes *b, const void *p, size_t n) { memcpy(grow(b, n), p, n); }
-static void put_u32(struct bytes *b, uint32_t v) { put(b, &v, sizeof v); }
-static void put_u64(struct bytes *b, uint64_t v) { put(b, &v, sizeof v); }
-
-static void put_str(struct bytes *b, const char *s)
-{
-    put_u64(b, strlen(s));
-    put(b, s, strlen(s));
-}
-
-static void pad(struct bytes *b)
-{
-    size_t n = (ALIGNMENT - b->n % ALIGNMENT) % ALIGNMENT;
-    memset(grow(b, n), 0, n);
-}
-
 /* ---- the rule-made tokenizer: 256 bytes, 240 merges, 12 special tokens, 4 unused */
 
 enum { N_TOKENS = 512, N_MERGES = 240, N_PAIRS = 144, FIRST_SPECIAL = 496, FIRST_USER = 502, FIRST_PAD = 508 };
@@ -180,9 +145,9 @@ static void tokenizer_make(struct tokenizer *t)
 
 static void put_array(struct bytes *b, uint32_t element, uint64_t n)
 {
-    put_u32(b, KIND_ARR);
-    put_u32(b, element);
-    put_u64(b, n);
+    bytes_u32(b, KIND_ARR);
+    bytes_u32(b, element);
+    bytes_u64(b, n);
 }
 
 static bool put_rule(struct bytes *b, const char *key)
@@ -192,15 +157,15 @@ static bool put_rule(struct bytes *b, const char *key)
     if (strcmp(key, "tokenizer.ggml.tokens") == 0) {
         put_array(b, KIND_STR, N_TOKENS);
         for (int i = 0; i < N_TOKENS; i++)
-            put_str(b, t.token[i]);
+            bytes_str(b, t.token[i]);
     } else if (strcmp(key, "tokenizer.ggml.token_type") == 0) {
         put_array(b, KIND_I32, N_TOKENS);
         for (int i = 0; i < N_TOKENS; i++)
-            put_u32(b, i < FIRST_SPECIAL ? 1 : i < FIRST_USER ? 3 : i < FIRST_PAD ? 4 : 5);
+            bytes_u32(b, i < FIRST_SPECIAL ? 1 : i < FIRST_USER ? 3 : i < FIRST_PAD ? 4 : 5);
     } else if (strcmp(key, "tokenizer.ggml.merges") == 0) {
         put_array(b, KIND_STR, N_MERGES);
         for (int i = 0; i < N_MERGES; i++)
-            put_str(b, t.merge[i]);
+            bytes_str(b, t.merge[i]);
     } else {
         return false;
     }
@@ -232,31 +197,31 @@ static bool add_kv(struct writer *w, char *line)
     char *value = line;
     const char *key = word(&value), *kind = word(&value);
     struct bytes *b = &w->kv;
-    put_str(b, key);
+    bytes_str(b, key);
     w->n_kv++;
     if (strcmp(kind, "str") == 0) {
-        put_u32(b, KIND_STR);
-        put_str(b, value);
+        bytes_u32(b, KIND_STR);
+        bytes_str(b, value);
     } else if (strcmp(kind, "u32") == 0) {
-        put_u32(b, KIND_U32);
-        put_u32(b, (uint32_t)strtoul(value, NULL, 10));
+        bytes_u32(b, KIND_U32);
+        bytes_u32(b, (uint32_t)strtoul(value, NULL, 10));
     } else if (strcmp(kind, "ftype") == 0) {
-        put_u32(b, KIND_U32);
-        put_u32(b, w->quant ? FTYPE_HASH : w->bf16 ? FTYPE_BF16 : FTYPE_F32);
+        bytes_u32(b, KIND_U32);
+        bytes_u32(b, w->quant ? FTYPE_HASH : w->bf16 ? FTYPE_BF16 : FTYPE_F32);
     } else if (strcmp(kind, "f32") == 0) {
         float v = strtof(value, NULL);
-        put_u32(b, KIND_F32);
-        put(b, &v, sizeof v);
+        bytes_u32(b, KIND_F32);
+        bytes_put(b, &v, sizeof v);
     } else if (strcmp(kind, "bool") == 0) {
-        put_u32(b, KIND_BOOL);
-        put(b, value[0] == '1' ? "\1" : "\0", 1);
+        bytes_u32(b, KIND_BOOL);
+        bytes_put(b, value[0] == '1' ? "\1" : "\0", 1);
     } else if (strcmp(kind, "i32[]") == 0) {
         int32_t v[16];
         uint64_t n = 0;
         while (*value && n < 16)
             v[n++] = atoi(word(&value));
         put_array(b, KIND_I32, n);
-        put(b, v, n * sizeof *v);
+        bytes_put(b, v, n * sizeof *v);
     } else {
         return strcmp(kind, "rule") == 0 && put_rule(b, key);
     }
@@ -265,12 +230,12 @@ static bool add_kv(struct writer *w, char *line)
 
 static void add_info(struct writer *w, const char *name, const uint64_t *ne, int n_dims, uint32_t type)
 {
-    put_str(&w->infos, name);
-    put_u32(&w->infos, (uint32_t)n_dims);
+    bytes_str(&w->infos, name);
+    bytes_u32(&w->infos, (uint32_t)n_dims);
     for (int d = 0; d < n_dims; d++)
-        put_u64(&w->infos, ne[d]);
-    put_u32(&w->infos, type);
-    put_u64(&w->infos, w->data.n);
+        bytes_u64(&w->infos, ne[d]);
+    bytes_u32(&w->infos, type);
+    bytes_u64(&w->infos, w->data.n);
     w->n_tensors++;
 }
 
@@ -283,8 +248,8 @@ static void add_values(struct writer *w, char *line)
     while (*line && n < 256)
         v[n++] = strtof(word(&line), NULL);
     add_info(w, name, &n, 1, TYPE_F32);
-    put(&w->data, v, n * sizeof *v);
-    pad(&w->data);
+    bytes_put(&w->data, v, n * sizeof *v);
+    bytes_pad(&w->data, ALIGNMENT);
 }
 
 /* "name m|f bias scale ne0 ne1 ..": m is a matrix in the file's type, f is F32 always. */
@@ -304,20 +269,20 @@ static void add_tensor(struct writer *w, char *line)
         snprintf(key, sizeof key, "%s%s|%s", w->salt, name, w->quant->name);
         add_info(w, name, ne, n_dims, (uint32_t)w->quant->id);
         uint64_t n_blocks = n / (uint64_t)w->quant->block;
-        uint8_t *blocks = grow(&w->data, n_blocks * (uint64_t)w->quant->bytes);
+        uint8_t *blocks = bytes_grow(&w->data, n_blocks * (uint64_t)w->quant->bytes);
         hash_fill_blocks(key, w->quant, n_blocks, -ilogbf(scale), blocks);
     } else {
         bool bf16 = matrix && w->bf16;
         snprintf(key, sizeof key, "%s%s", w->salt, name);
         add_info(w, name, ne, n_dims, bf16 ? TYPE_BF16 : TYPE_F32);
         size_t at = w->data.n;
-        uint8_t *p = grow(&w->data, n * sizeof(float)); /* aligned: data starts aligned and is padded */
+        uint8_t *p = bytes_grow(&w->data, n * sizeof(float)); /* aligned: data starts aligned and is padded */
         hash_fill(key, n, bias, scale, (float *)(void *)p);
         for (uint64_t i = 0; bf16 && i < n; i++)
             memmove(p + 2 * i, p + 4 * i + 2, 2); /* the upper halves */
         w->data.n = bf16 ? at + 2 * n : w->data.n;
     }
-    pad(&w->data);
+    bytes_pad(&w->data, ALIGNMENT);
 }
 
 /* Reads models.txt; true when the model was there and every line was understood. */
@@ -364,14 +329,11 @@ uint8_t *hash_model_build(const char *model, const char *type, size_t *size)
     if (!text)
         return NULL;
     if (choose_type(&w, type) && read_model(&w, text, model)) {
-        put(&out, "GGUF", 4);
-        put_u32(&out, 3);
-        put_u64(&out, w.n_tensors);
-        put_u64(&out, w.n_kv);
-        put(&out, w.kv.p, w.kv.n);
-        put(&out, w.infos.p, w.infos.n);
-        pad(&out);
-        put(&out, w.data.p, w.data.n);
+        bytes_gguf_head(&out, w.n_tensors, w.n_kv);
+        bytes_put(&out, w.kv.p, w.kv.n);
+        bytes_put(&out, w.infos.p, w.infos.n);
+        bytes_pad(&out, ALIGNMENT);
+        bytes_put(&out, w.data.p, w.data.n);
         *size = out.n;
     } else {
         fprintf(stderr, "no hash model %s of type %s\n", model, type);

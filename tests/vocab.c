@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 #include "vocab.h"
+#include "bytes.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -7,112 +8,81 @@
 
 enum { KIND_U32 = 4, KIND_I32 = 5, KIND_F32 = 6, KIND_BOOL = 7, KIND_STR = 8, KIND_ARR = 9 };
 
-struct out {
-    uint8_t *data;
-    size_t n, cap;
-};
-
-static void put(struct out *o, const void *p, size_t n)
-{
-    if (o->n + n > o->cap) {
-        o->cap = (o->n + n) * 2;
-        o->data = realloc(o->data, o->cap);
-        if (!o->data)
-            abort();
-    }
-    if (n)
-        memcpy(o->data + o->n, p, n);
-    o->n += n;
-}
-
-static void put_u32(struct out *o, uint32_t v) { put(o, &v, sizeof v); }
-static void put_u64(struct out *o, uint64_t v) { put(o, &v, sizeof v); }
-
-static void put_str(struct out *o, const char *s, size_t n)
-{
-    put_u64(o, n);
-    put(o, s, n);
-}
-
-static void put_key(struct out *o, const char *name, uint32_t kind)
+static void put_key(struct bytes *o, const char *name, uint32_t kind)
 {
     char key[128];
     snprintf(key, sizeof key, "tokenizer.ggml.%s", name);
-    put_str(o, key, strlen(key));
-    put_u32(o, kind);
+    bytes_str(o, key);
+    bytes_u32(o, kind);
 }
 
-static void put_array(struct out *o, const char *name, uint32_t kind, int n)
+static void put_array(struct bytes *o, const char *name, uint32_t kind, int n)
 {
     put_key(o, name, KIND_ARR);
-    put_u32(o, kind);
-    put_u64(o, (uint64_t)n);
+    bytes_u32(o, kind);
+    bytes_u64(o, (uint64_t)n);
 }
 
-static int put_strings(struct out *o, const char *name, const struct vocab_str *s, int n)
+static int put_strings(struct bytes *o, const char *name, const struct vocab_str *s, int n)
 {
     if (n < 0)
         return 0;
     put_array(o, name, KIND_STR, n);
     for (int i = 0; i < n; i++)
-        put_str(o, s[i].s, s[i].n);
+        bytes_strn(o, s[i].s, s[i].n);
     return 1;
 }
 
-static int put_text(struct out *o, const char *name, const char *s)
+static int put_text(struct bytes *o, const char *name, const char *s)
 {
     if (!s)
         return 0;
     put_key(o, name, KIND_STR);
-    put_str(o, s, strlen(s));
+    bytes_str(o, s);
     return 1;
 }
 
-static int put_bool(struct out *o, const char *name, int v)
+static int put_bool(struct bytes *o, const char *name, int v)
 {
     uint8_t b = v > 0;
     if (v < 0)
         return 0;
     put_key(o, name, KIND_BOOL);
-    put(o, &b, 1);
+    bytes_put(o, &b, 1);
     return 1;
 }
 
 uint8_t *vocab_build(const struct vocab *v, size_t *size)
 {
-    struct out o = {0};
+    struct bytes o = {0};
     uint64_t n_kv = 0;
-    put(&o, "GGUF", 4);
-    put_u32(&o, 3);
-    put_u64(&o, 0);
-    put_u64(&o, 0); /* the number of keys, written at the end */
+    bytes_gguf_head(&o, 0, 0); /* the number of keys is written at the end */
     n_kv += (uint64_t)put_text(&o, "model", v->model);
     n_kv += (uint64_t)put_text(&o, "pre", v->pre);
     n_kv += (uint64_t)put_strings(&o, "tokens", v->tokens, v->n_tokens);
     n_kv += (uint64_t)put_strings(&o, "merges", v->merges, v->n_merges);
     if (v->n_types >= 0) {
         put_array(&o, "token_type", KIND_I32, v->n_types);
-        put(&o, v->types, (size_t)v->n_types * sizeof *v->types);
+        bytes_put(&o, v->types, (size_t)v->n_types * sizeof *v->types);
         n_kv++;
     }
     if (v->n_scores >= 0) {
         put_array(&o, "scores", KIND_F32, v->n_scores);
-        put(&o, v->scores, (size_t)v->n_scores * sizeof *v->scores);
+        bytes_put(&o, v->scores, (size_t)v->n_scores * sizeof *v->scores);
         n_kv++;
     }
     for (int i = 0; i < VOCAB_IDS && v->ids[i].key; i++, n_kv++) {
         char name[64];
         snprintf(name, sizeof name, "%s_token_id", v->ids[i].key);
         put_key(&o, name, KIND_U32);
-        put_u32(&o, v->ids[i].id);
+        bytes_u32(&o, v->ids[i].id);
     }
     n_kv += (uint64_t)put_bool(&o, "add_bos_token", v->add_bos);
     n_kv += (uint64_t)put_bool(&o, "add_space_prefix", v->add_space_prefix);
-    memcpy(o.data + 16, &n_kv, sizeof n_kv);
-    while (o.n % 32)
-        put(&o, "", 1);
+    memcpy(o.p + 16, &n_kv, sizeof n_kv);
+    bytes_pad(&o, 32);
     *size = o.n;
-    return o.data;
+    return o.p;
 }
 
 int vocab_add(struct vocab *v, const char *text, int type, float score)
