@@ -141,23 +141,39 @@ static void patch_head(const char *path, struct pack_head *head, const char *ima
     patch(path, 0, head, sizeof *head);
 }
 
+/* Options for a small model whose pack cache has just been written, and that one's bytes, malloc. */
+static struct qn_options small_cached(char **image, size_t *n)
+{
+    struct qn_options o = eval_options(small_model("small.gguf"), 64);
+    o.pack_cache = test_tmp("small.pack");
+    unlink(o.pack_cache);
+    logits_hash(&o);
+    *image = test_read(o.pack_cache, n);
+    assert_non_null(*image);
+    return o;
+}
+
+/* The cache is refused for what is in it. */
+static bool is_refused(const struct qn_options *o, int *code)
+{
+    struct qn_error err;
+    qn_engine *e;
+    *code = qn_open(&e, o, &err);
+    return *code == QN_E_FORMAT || *code == QN_E_UNSUPPORTED;
+}
+
 static void head_bytes_flipped(void **state)
 {
-    struct qn_options o = eval_options(small_model("flip.gguf"), 64);
     size_t n;
-    o.pack_cache = test_tmp("flip.pack");
-    logits_hash(&o);
-    char *image = test_read(o.pack_cache, &n);
-    assert_non_null(image);
+    char *image;
+    struct qn_options o = small_cached(&image, &n);
     size_t head = ((struct pack_head *)image)->head_bytes;
     assert_true(head > sizeof(struct pack_head) && head < n);
     for (size_t i = 0; i < head; i += test_quick() ? 7 : 1) {
         char wrong = (char)(image[i] ^ 1 << i % 8);
         patch(o.pack_cache, i, &wrong, 1);
-        struct qn_error err;
-        qn_engine *e;
-        int code = qn_open(&e, &o, &err);
-        if (code != QN_E_FORMAT && code != QN_E_UNSUPPORTED)
+        int code;
+        if (!is_refused(&o, &code))
             fail_msg("byte %zu of the head is wrong, and the result is %d", i, code);
         patch(o.pack_cache, i, image + i, 1);
     }
@@ -168,12 +184,9 @@ static void head_bytes_flipped(void **state)
 static void head_hostile(void **state)
 {
     static const uint64_t values[] = {0, 1, 4096, 1u << 31, UINT32_MAX, INT64_MAX, UINT64_MAX, UINT64_MAX / 8};
-    struct qn_options o = eval_options(small_model("hostile.gguf"), 64);
     size_t n;
-    o.pack_cache = test_tmp("hostile.pack");
-    logits_hash(&o);
-    char *image = test_read(o.pack_cache, &n);
-    assert_non_null(image);
+    char *image;
+    struct qn_options o = small_cached(&image, &n);
     for (size_t at = 8; at < sizeof(struct pack_head); at += 4)
         for (size_t v = 0; v < sizeof values / sizeof *values; v++)
             for (size_t width = 4; width <= 8; width += 4) {
@@ -186,10 +199,8 @@ static void head_hostile(void **state)
                 if (!memcmp(&head, image, sizeof head))
                     continue;
                 patch_head(o.pack_cache, &head, image);
-                struct qn_error err;
-                qn_engine *e;
-                int code = qn_open(&e, &o, &err);
-                if (code != QN_E_FORMAT && code != QN_E_UNSUPPORTED)
+                int code;
+                if (!is_refused(&o, &code))
                     fail_msg("field at %zu is %llx, and the result is %d", at, (unsigned long long)values[v], code);
             }
     free(image);
@@ -197,12 +208,9 @@ static void head_hostile(void **state)
 
 static void head_says(void **state)
 {
-    struct qn_options o = eval_options(small_model("says.gguf"), 64);
     size_t n;
-    o.pack_cache = test_tmp("says.pack");
-    logits_hash(&o);
-    char *image = test_read(o.pack_cache, &n);
-    assert_non_null(image);
+    char *image;
+    struct qn_options o = small_cached(&image, &n);
     struct pack_head head;
     memcpy(&head, image, sizeof head);
     head.layout++;
@@ -219,12 +227,9 @@ static void head_says(void **state)
 
 static void file_cut(void **state)
 {
-    struct qn_options o = eval_options(small_model("cut.gguf"), 64);
     size_t n;
-    o.pack_cache = test_tmp("cut.pack");
-    logits_hash(&o);
-    char *image = test_read(o.pack_cache, &n);
-    assert_non_null(image);
+    char *image;
+    struct qn_options o = small_cached(&image, &n);
     size_t head = ((struct pack_head *)image)->head_bytes;
     const size_t cuts[] = {0,    7,     8,    sizeof(struct pack_head) - 1, sizeof(struct pack_head), head - 1,
                            head, n / 2, n - 1};
