@@ -5,8 +5,12 @@
 #include "load.h"
 #include "run.h"
 
+#include <errno.h>
+#include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
 
 #include <xxhash.h>
 
@@ -160,6 +164,35 @@ int saved_write(struct file_new *f, struct qn_engine *e, const char *path, const
 
 /* ---- reading */
 
+static int open_file(struct saved *s, struct qn_error *err)
+{
+    struct stat st;
+    s->fd = open(s->path, O_RDONLY | O_CLOEXEC);
+    if (s->fd < 0 || fstat(s->fd, &st))
+        return fail(err, QN_E_IO, "%s: %s", s->path, strerror(errno));
+    if (!S_ISREG(st.st_mode))
+        return fail(err, QN_E_IO, "%s: not a regular file", s->path);
+    s->size = (size_t)st.st_size;
+    return 0;
+}
+
+static int read_bytes(const struct saved *s, void *out, size_t n, size_t at, struct qn_error *err)
+{
+    for (uint8_t *p = out; n > 0;) {
+        ssize_t got = pread(s->fd, p, n, (off_t)at);
+        if (got < 0 && errno == EINTR)
+            continue;
+        if (got < 0)
+            return fail(err, QN_E_IO, "%s: cannot be read: %s", s->path, strerror(errno));
+        if (got == 0)
+            return fail(err, QN_E_FORMAT, "%s: damaged: it ends at byte %zu", s->path, at);
+        p += got;
+        at += (size_t)got;
+        n -= (size_t)got;
+    }
+    return 0;
+}
+
 /* What the file is for is what the engine has. */
 static int check_owner(const struct saved *s, const struct qn_engine *e, struct qn_error *err)
 {
@@ -200,52 +233,55 @@ static bool good_counts(const struct saved_kind *kind, const struct saved_head *
     return session ? h->from == 0 : n == 0 && h->n_ids > 0 && (kind->has_pages || h->from == 0);
 }
 
-static int check_tables(const struct saved *s, struct qn_error *err)
-{
-    const struct saved_head *h = &s->head;
-    XXH3_state_t *x = XXH3_createState();
-    if (!x)
-        return fail(err, QN_E_MEMORY, "%s: no memory for a checksum", s->path);
-    struct saved_head zero = *h;
-    zero.head_hash = 0;
-    XXH3_64bits_reset(x);
-    XXH3_64bits_update(x, &zero, sizeof zero);
-    XXH3_64bits_update(x, s->map.data + sizeof zero, tables_end(h) - sizeof zero);
-    uint64_t hash = XXH3_64bits_digest(x);
-    XXH3_freeState(x);
-    for (size_t i = tables_end(h); i < (size_t)h->data_at; i++)
-        hash += s->map.data[i] != 0;
-    return hash == h->head_hash ? 0 : fail(err, QN_E_FORMAT, "%s: damaged: the head's checksum is not right", s->path);
-}
-
 /* Head and tables belong together, hold what was written, and are for this engine. */
 static int check_head(struct saved *s, struct qn_engine *e, struct qn_error *err)
 {
     struct saved_head *h = &s->head;
-    if (s->map.size < sizeof *h || memcmp(s->map.data, s->kind->magic, sizeof h->magic) != 0)
+    if (s->size < sizeof *h)
         return fail(err, QN_E_FORMAT, "%s: not %s", s->path, s->kind->name);
-    memcpy(h, s->map.data, sizeof *h);
+    if (read_bytes(s, h, sizeof *h, 0, err))
+        return err->code;
+    if (memcmp(h->magic, s->kind->magic, sizeof h->magic) != 0)
+        return fail(err, QN_E_FORMAT, "%s: not %s", s->path, s->kind->name);
     if (h->version != SAVED_VERSION)
         return fail(err, QN_E_UNSUPPORTED, "%s: version %u of the format, this program has %d", s->path, h->version,
                     SAVED_VERSION);
-    if (h->note_bytes > s->map.size)
+    if (h->note_bytes > s->size)
         return fail(err, QN_E_FORMAT, "%s: damaged: a note of %llu bytes in a file of %zu", s->path,
-                    (unsigned long long)h->note_bytes, s->map.size);
+                    (unsigned long long)h->note_bytes, s->size);
     if (load_key(e, err) || check_owner(s, e, err))
         return err->code;
     struct saved_head want = saved_head_for(e, s->kind, h);
     size_t all = saved_bytes(s->kind, &want);
     want.head_hash = h->head_hash;
-    if (memcmp(h, &want, sizeof *h) != 0 || s->map.size != all || !good_counts(s->kind, h))
+    if (memcmp(h, &want, sizeof *h) != 0 || s->size != all || !good_counts(s->kind, h))
         return fail(err, QN_E_FORMAT, "%s: damaged: %zu bytes are there, %zu belong there, or its head is not right",
-                    s->path, s->map.size, all);
-    return check_tables(s, err);
+                    s->path, s->size, all);
+    return 0;
+}
+
+/* Reads what lies between head and data. */
+static int read_tables(struct saved *s, struct qn_error *err)
+{
+    const struct saved_head *h = &s->head;
+    struct saved_head zero = *h;
+    zero.head_hash = 0;
+    s->tables = malloc((size_t)h->data_at);
+    if (!s->tables)
+        return fail(err, QN_E_MEMORY, "%s: no memory for its tables", s->path);
+    memcpy(s->tables, &zero, sizeof zero);
+    if (read_bytes(s, s->tables + sizeof zero, (size_t)h->data_at - sizeof zero, sizeof zero, err))
+        return err->code;
+    uint64_t hash = XXH3_64bits(s->tables, tables_end(h));
+    for (size_t i = tables_end(h); i < (size_t)h->data_at; i++)
+        hash += s->tables[i] != 0;
+    return hash == h->head_hash ? 0 : fail(err, QN_E_FORMAT, "%s: damaged: the head's checksum is not right", s->path);
 }
 
 static int check_ids(struct saved *s, const struct qn_engine *e, struct qn_error *err)
 {
-    s->ids = (const int32_t *)(const void *)(s->map.data + sizeof s->head);
-    s->note = (const char *)s->map.data + note_at(&s->head);
+    s->ids = (const int32_t *)(const void *)(s->tables + sizeof s->head);
+    s->note = (const char *)s->tables + note_at(&s->head);
     for (size_t i = 0; i < s->head.n_ids; i++)
         if (s->ids[i] < 0 || s->ids[i] >= e->model.hp.n_vocab)
             return fail(err, QN_E_FORMAT, "%s: token id %d is not in the vocabulary of %d", s->path, s->ids[i],
@@ -256,10 +292,12 @@ static int check_ids(struct saved *s, const struct qn_engine *e, struct qn_error
 int saved_open(struct saved *s, struct qn_engine *e, const char *path, const struct saved_kind *kind,
                struct qn_error *err)
 {
-    *s = (struct saved){.kind = kind, .path = strdup(path)};
-    int code = s->path ? file_map_open(&s->map, path, err) : fail(err, QN_E_MEMORY, "%s: no memory for a name", path);
+    *s = (struct saved){.kind = kind, .path = strdup(path), .fd = -1};
+    int code = s->path ? open_file(s, err) : fail(err, QN_E_MEMORY, "%s: no memory for a name", path);
     if (!code)
         code = check_head(s, e, err);
+    if (!code)
+        code = read_tables(s, err);
     if (!code)
         code = check_ids(s, e, err);
     if (code)
@@ -267,26 +305,36 @@ int saved_open(struct saved *s, struct qn_engine *e, const char *path, const str
     return code;
 }
 
-void saved_close(struct saved *s)
+void saved_rest(struct saved *s)
 {
-    file_map_close(&s->map);
-    free(s->path);
-    *s = (struct saved){0};
+    if (s->path && s->fd >= 0)
+        close(s->fd);
+    s->fd = -1;
 }
 
-const uint8_t *saved_part(const struct saved *s, int i)
+void saved_close(struct saved *s)
 {
-    int n_states = saved_n_states(s->kind, &s->head), states = i < n_states ? i : n_states;
-    return s->map.data + s->head.data_at + (size_t)states * (size_t)s->head.state_bytes +
-           (size_t)(i - states) * (size_t)s->head.page_bytes;
+    saved_rest(s);
+    free(s->tables);
+    free(s->path);
+    *s = (struct saved){.fd = -1};
+}
+
+/* Where part i begins. */
+static size_t part_at(const struct saved *s, int i)
+{
+    const struct saved_head *h = &s->head;
+    int n_states = saved_n_states(s->kind, h), states = i < n_states ? i : n_states;
+    return (size_t)h->data_at + (size_t)states * (size_t)h->state_bytes + (size_t)(i - states) * (size_t)h->page_bytes;
 }
 
 /* The only numbers of a state that addresses depend on. */
-static int check_behind(const struct saved *s, const struct qn_engine *e, int i, struct qn_error *err)
+static int check_behind(const struct saved *s, const struct qn_engine *e, int i, const uint8_t *state,
+                        struct qn_error *err)
 {
     const struct saved_head *h = &s->head;
     bool is_last = i == saved_n_states(s->kind, h) - 1;
-    const struct behind *b = state_behind(e, saved_part(s, i));
+    const struct behind *b = state_behind(e, state);
     uint64_t n = is_last ? h->n_ids : h->before[i];
     if (b && (b->n < 0 || b->n > BEHIND_ROWS || (uint64_t)b->n > n))
         return fail(err, QN_E_FORMAT, "%s: damaged: the draft block is %d tokens behind %llu", s->path, b->n,
@@ -294,25 +342,32 @@ static int check_behind(const struct saved *s, const struct qn_engine *e, int i,
     return 0;
 }
 
-int saved_check(const struct saved *s, struct qn_engine *e, int first, int n, struct qn_error *err)
+/* Parts [first, first + n), as they were read, have their checksums. */
+static int check_parts(const struct saved *s, struct qn_engine *e, int first, int n, const uint8_t *const *part,
+                       struct qn_error *err)
 {
     const struct saved_head *h = &s->head;
-    int n_states = saved_n_states(s->kind, h), before = first < n_states ? first : n_states;
-    const uint8_t **part = calloc((size_t)n + 1, sizeof *part);
-    for (int i = 0; part && i < n; i++)
-        part[i] = saved_part(s, first + i);
-    uint64_t *hashes = part ? hash_parts(e, h, part, n_states, first, n) : NULL;
-    int code = hashes ? 0 : fail(err, QN_E_MEMORY, "%s: no memory for checksums", s->path);
+    int n_states = saved_n_states(s->kind, h), before = first < n_states ? first : n_states, code = 0;
+    uint64_t *hashes = hash_parts(e, h, part, n_states, first, n);
+    if (!hashes)
+        return fail(err, QN_E_MEMORY, "%s: no memory for checksums", s->path);
     size_t at = pieces_of(h, before, first - before), count = 0;
     for (int i = first; i < first + n; i++)
         count += content_n_pieces(part_bytes(h, n_states, i));
     for (size_t i = 0; !code && i < count; i++)
-        if (memcmp(s->map.data + pieces_at(h) + (at + i) * sizeof *hashes, &hashes[i], sizeof *hashes) != 0)
+        if (memcmp(s->tables + pieces_at(h) + (at + i) * sizeof *hashes, &hashes[i], sizeof *hashes) != 0)
             code = fail(err, QN_E_FORMAT, "%s: damaged: checksum %zu of %llu is not right", s->path, at + i + 1,
                         (unsigned long long)h->n_pieces);
     for (int i = first; !code && i < first + n && i < n_states; i++)
-        code = check_behind(s, e, i, err);
-    free(part);
+        code = check_behind(s, e, i, part[i - first], err);
     free(hashes);
     return code;
+}
+
+int saved_read(struct saved *s, struct qn_engine *e, int first, int n, uint8_t *const *out, struct qn_error *err)
+{
+    int n_states = saved_n_states(s->kind, &s->head), code = s->fd < 0 ? open_file(s, err) : 0;
+    for (int i = first; !code && i < first + n; i++)
+        code = read_bytes(s, out[i - first], part_bytes(&s->head, n_states, i), part_at(s, i), err);
+    return code ? code : check_parts(s, e, first, n, (const uint8_t *const *)out, err);
 }

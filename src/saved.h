@@ -62,11 +62,13 @@ size_t saved_bytes(const struct saved_kind *kind, const struct saved_head *h); /
 int saved_write(struct file_new *f, struct qn_engine *e, const char *path, const struct saved_kind *kind,
                 struct saved_head *h, const struct saved_data *d, struct qn_error *err);
 
-/* A file that is read. */
+/* A file that is read.  It is not mapped: what somebody else cuts short meanwhile is an error then, and no signal. */
 struct saved {
     const struct saved_kind *kind;
     char *path;
-    struct file_map map;
+    int fd; /* -1: closed until it is read on */
+    size_t size;
+    uint8_t *tables; /* [data_at] all in front of the data, malloc */
     struct saved_head head;
     const int32_t *ids; /* [n_ids] in the vocabulary */
     const char *note; /* [note_bytes] */
@@ -77,8 +79,9 @@ struct saved {
 int saved_open(struct saved *s, struct qn_engine *e, const char *path, const struct saved_kind *kind,
                struct qn_error *err);
 void saved_close(struct saved *s); /* idempotent */
-/* Parts [first, first + n) hold what was once written. */
-int saved_check(const struct saved *s, struct qn_engine *e, int first, int n, struct qn_error *err);
-const uint8_t *saved_part(const struct saved *s, int i);
+void saved_rest(struct saved *s); /* gives up its descriptor, of which a process has few */
+/* Parts [first, first + n) into memory, out[i] having room for one.  QN_E_FORMAT when they are not what was once written; then there is
+ * anything in that memory. */
+int saved_read(struct saved *s, struct qn_engine *e, int first, int n, uint8_t *const *out, struct qn_error *err);
 
 #endif

@@ -68,25 +68,30 @@ int qn_seq_save(const qn_seq *s, const char *path, const void *note, size_t n_no
 }
 
 /* The sequence gets what the file has, for which it has been promised pages, and the store its snapshots. */
-static void restore(qn_seq *s, const struct saved *f)
+static int restore(qn_seq *s, struct saved *f, struct qn_error *err)
 {
     struct qn_engine *e = s->engine;
     const struct saved_head *h = &f->head;
-    int n = saved_n_states(f->kind, h);
+    int n = saved_n_states(f->kind, h), code = 0;
+    uint8_t *state = (uint8_t *)s->state;
     if (h->n_ids) {
         memcpy(s->ids, f->ids, (size_t)h->n_ids * sizeof *s->ids);
         state_admit(s, (int)h->n_ids);
     }
-    for (int b = 0; b < s->n_pages; b++)
-        memcpy(slab_at(&e->pages, s->page[b]), saved_part(f, n + b), e->page_bytes);
-    for (int i = 0; i < n - 1; i++) {
-        memcpy(s->state, saved_part(f, i), state_size(e));
-        s->n = (int)h->before[i];
-        qn_seq_keep(s);
-    }
-    memcpy(s->state, saved_part(f, n - 1), state_size(e));
+    uint8_t **page = calloc((size_t)s->n_pages + 1, sizeof *page);
+    for (int b = 0; page && b < s->n_pages; b++)
+        page[b] = slab_at(&e->pages, s->page[b]);
+    code = page ? saved_read(f, e, n, s->n_pages, page, err)
+                : fail(err, QN_E_MEMORY, "%s: no memory for the tables of a session", f->path);
+    free(page);
     s->stale = false;
-    s->n = (int)h->n_ids;
+    for (int i = 0; !code && i < n; i++) {
+        code = saved_read(f, e, i, 1, &state, err);
+        s->n = (int)(i < n - 1 ? h->before[i] : h->n_ids);
+        if (!code && i < n - 1)
+            qn_seq_keep(s);
+    }
+    return code;
 }
 
 int qn_seq_load(qn_seq *s, const char *path, char **note, size_t *n_note, struct qn_error *err)
@@ -97,10 +102,7 @@ int qn_seq_load(qn_seq *s, const char *path, char **note, size_t *n_note, struct
     qn_seq_clear(s);
     if (saved_open(&f, s->engine, path, &saved_session, err))
         return err->code;
-    int n = saved_n_states(f.kind, &f.head) + saved_n_pages(f.kind, &f.head);
-    int code = saved_check(&f, s->engine, 0, n, err);
-    if (!code)
-        code = qn_seq_reserve(s, (int)f.head.n_ids, err);
+    int code = qn_seq_reserve(s, (int)f.head.n_ids, err);
     if (!code && note) {
         *n_note = (size_t)f.head.note_bytes;
         *note = malloc(*n_note + 1);
@@ -110,9 +112,14 @@ int qn_seq_load(qn_seq *s, const char *path, char **note, size_t *n_note, struct
             code = fail(err, QN_E_MEMORY, "%s: no memory for a note of %zu bytes", path, *n_note);
     }
     if (!code)
-        restore(s, &f);
+        code = restore(s, &f, err);
     saved_close(&f);
-    if (code)
+    if (code) {
         qn_seq_clear(s);
+        if (note) {
+            free(*note);
+            *note = NULL;
+        }
+    }
     return code;
 }

@@ -450,9 +450,9 @@ static void restore(struct store *st, struct qn_seq *s, struct place at, const i
     s->n = at.n;
 }
 
-/* Makes s hold what was found in the folder, but for whole blocks that the tree has; there is memory for it. */
-static void read_back(struct store *st, struct qn_seq *s, const struct tier_found *f, const int32_t *ids,
-                      struct place shared)
+/* Makes s hold what was found in the folder, but for whole blocks that the tree has; there is memory for it.  False: it could not be
+ * read, and s has lost what it had. */
+static bool read_back(struct store *st, struct qn_seq *s, struct tier_found *f, const int32_t *ids, struct place shared)
 {
     struct qn_error none;
     int n_shared = find_way(st, shared);
@@ -464,14 +464,18 @@ static void read_back(struct store *st, struct qn_seq *s, const struct tier_foun
     assert(!code);
     (void)code;
     state_admit(s, f->n - s->n);
-    tier_read(st->tier, f, n_shared, s);
+    if (!tier_read(st->tier, f, n_shared, s)) {
+        qn_seq_clear(s);
+        return false;
+    }
     s->stale = false;
     memmove(s->ids, ids, (size_t)f->n * sizeof *ids);
     s->n = f->n;
+    return true;
 }
 
 /* The same for the deepest place in the folder that is behind more than `above` and at most `limit` of ids; it comes into the tree, too.
- * Returns its depth, 0 when there is none. */
+ * Returns its depth, 0 when there is none; then s may have lost what it had. */
 static int resume_from_folder(struct store *st, struct qn_seq *s, const int32_t *ids, int above, int limit)
 {
     struct tier_found f;
@@ -481,10 +485,8 @@ static int resume_from_folder(struct store *st, struct qn_seq *s, const int32_t 
         struct place shared = walk(st, ids, f.n);
         shared.n -= shared.n % ATTN_BLOCK;
         int64_t coming = pages_coming(st, s, shared) + blocks_of(0, f.n) - shared.n / ATTN_BLOCK;
-        if (budget_has(st->e, coming) && tier_check(st->tier, &f, shared.n / ATTN_BLOCK)) {
-            read_back(st, s, &f, ids, shared);
+        if (budget_has(st->e, coming) && read_back(st, s, &f, ids, shared))
             n = f.n;
-        }
         tier_release(&f);
     }
     if (n)
@@ -547,9 +549,13 @@ int qn_seq_resume(qn_seq *s, const int32_t *ids, int n, struct qn_kept *out)
     }
     if (st)
         best = affordable(st, s, walk(st, ids, n), limit, k.kept);
-    int known = best.n > k.kept ? best.n : k.kept, disk = 0;
+    int known = best.n > k.kept ? best.n : k.kept, had = s->n, disk = 0;
     if (st && known < limit) /* where any token will do, the last one need not be left out in looking */
         disk = resume_from_folder(st, s, ids, known, e->slot_bytes || n > e->n_ctx ? limit : n);
+    if (st && known < limit && !disk) { /* a file that could not be read may have cost what s had, and snapshots */
+        k.kept = s->n < had ? 0 : k.kept;
+        best = affordable(st, s, walk(st, ids, n), limit, k.kept);
+    }
     if (disk) {
         go_back(s, disk < limit ? disk : limit);
         k.kept = s->n;
@@ -581,9 +587,13 @@ int qn_seq_rewind(qn_seq *s, int n)
     struct place best = {0};
     if (st && own < n)
         best = affordable(st, s, walk(st, s->ids, n), n, own);
-    int known = best.n > own ? best.n : own;
+    int known = best.n > own ? best.n : own, had = s->n;
     if (st && known < n && resume_from_folder(st, s, s->ids, known, n))
         return s->n;
+    if (st && known < n) {
+        own = s->n < had ? 0 : own;
+        best = affordable(st, s, walk(st, s->ids, n), n, own);
+    }
     if (best.n > own)
         restore(st, s, best, s->ids);
     else

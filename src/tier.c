@@ -383,6 +383,7 @@ static bool open_file(struct tier *t, const struct tier_file *f, const int32_t *
         const struct place_id parent = {h->parent[0], h->parent[1]};
         good = h->from + h->n_ids == (uint64_t)to && memcmp(ids + h->from, s->ids, h->n_ids * sizeof *ids) == 0 &&
                (f->snapshot || (place_same(parent, f->parent) && place_same(parent, place[h->from])));
+        saved_rest(s);
         if (!good) {
             fail(&err, QN_E_FORMAT, "%s: damaged: it is for another place than its name says", path);
             saved_close(s);
@@ -462,36 +463,39 @@ static void blocks_from(const struct tier_found *f, int i, int first, int *begin
         *end = *begin;
 }
 
-bool tier_check(struct tier *t, const struct tier_found *f, int first)
+/* The blocks [begin, end) of a segment into pages of s. */
+static int read_blocks(struct tier *t, struct saved *x, int begin, int end, struct qn_seq *s, struct qn_error *err)
 {
-    struct qn_error err;
-    const struct saved *bad = NULL;
-    if (has_states(t) && saved_check(&f->snapshot, t->e, 0, 1, &err))
-        bad = &f->snapshot;
-    for (int i = 0, begin, end; !bad && i < f->n_segments; i++) {
-        blocks_from(f, i, first, &begin, &end);
-        int own = saved_first_page(&f->segment[i].head);
-        if (begin < end && saved_check(&f->segment[i], t->e, begin - own, end - begin, &err))
-            bad = &f->segment[i];
-    }
-    if (bad)
-        report(t, bad->path, &err);
-    return !bad;
+    uint8_t **page = calloc((size_t)(end - begin) + 1, sizeof *page);
+    if (!page)
+        return fail(err, QN_E_MEMORY, "%s: no memory for the tables of a segment", x->path);
+    for (int b = begin; b < end; b++)
+        page[b - begin] = slab_at(&t->e->pages, s->page[b]);
+    int code = saved_read(x, t->e, begin - saved_first_page(&x->head), end - begin, page, err);
+    free(page);
+    return code;
 }
 
-void tier_read(struct tier *t, const struct tier_found *f, int first, struct qn_seq *s)
+bool tier_read(struct tier *t, struct tier_found *f, int first, struct qn_seq *s)
 {
-    struct qn_engine *e = t->e;
-    for (int i = 0, begin, end; i < f->n_segments; i++) {
-        const struct saved *x = &f->segment[i];
+    struct qn_error err;
+    uint8_t *state = (uint8_t *)s->state;
+    struct saved *x = &f->snapshot;
+    int code = has_states(t) ? saved_read(x, t->e, 0, 1, &state, &err) : 0;
+    for (int i = 0, begin, end; !code && i < f->n_segments; i++) {
         blocks_from(f, i, first, &begin, &end);
-        for (int b = begin; b < end; b++)
-            memcpy(slab_at(&e->pages, s->page[b]), saved_part(x, b - saved_first_page(&x->head)), e->page_bytes);
-        touch(x->path);
+        x = &f->segment[i];
+        code = begin < end ? read_blocks(t, x, begin, end, s, &err) : 0;
+        saved_rest(x);
     }
-    if (has_states(t)) {
-        memcpy(s->state, saved_part(&f->snapshot, 0), state_size(e));
+    if (code) {
+        report(t, x->path, &err);
+        return false;
+    }
+    for (int i = 0; i < f->n_segments; i++)
+        touch(f->segment[i].path);
+    if (has_states(t))
         touch(f->snapshot.path);
-    }
     t->n_read++;
+    return true;
 }

@@ -37,7 +37,7 @@ struct tier_place {
 /* Writes what the folder does not have of it.  Where that fails there is a warning, the first time. */
 void tier_put(struct tier *t, const struct tier_place *p);
 
-/* What leads to a place: open files. */
+/* What leads to a place: files whose heads were read. */
 struct tier_found {
     int n; /* tokens */
     struct saved *segment; /* [n_segments] malloc, the last one first */
@@ -48,9 +48,8 @@ struct tier_found {
  * many lead there; 0 = none.  What is damaged is reported and removed. */
 int tier_find(struct tier *t, const int32_t *ids, int above, int limit, struct tier_found *f);
 void tier_release(struct tier_found *f); /* idempotent */
-/* Whether the state, and the pages from block `first` on, are what was written. */
-bool tier_check(struct tier *t, const struct tier_found *f, int first);
-/* Into a sequence that has pages for them; their time is now. */
-void tier_read(struct tier *t, const struct tier_found *f, int first, struct qn_seq *s);
+/* The state, and the pages from block `first` on, into a sequence that has pages for them; their time is now.  False: one is not what
+ * was written, or is gone, and there is anything in the sequence; what is damaged is reported and removed. */
+bool tier_read(struct tier *t, struct tier_found *f, int first, struct qn_seq *s);
 
 #endif

@@ -169,13 +169,15 @@ static void load_place(void)
     struct qn_error err;
     qn_seq_clear(seq);
     int n = tier_find(tier, ids, 0, N_IDS, &f);
-    if (n > 0 && tier_check(tier, &f, 0)) {
+    if (n > 0) {
         must(qn_seq_reserve(seq, n, &err), &err);
         state_admit(seq, n);
-        tier_read(tier, &f, 0, seq);
+        bool good = tier_read(tier, &f, 0, seq);
         memcpy(seq->ids, ids, (size_t)n * sizeof *ids);
         seq->n = n;
         seq->stale = false;
+        if (!good)
+            qn_seq_clear(seq);
     }
     tier_release(&f);
 }
