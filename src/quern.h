@@ -170,7 +170,7 @@ struct qn_kept {
     int n; /* tokens of the prompt */
     int kept; /* of them need not be computed */
     int disk; /* of those kept, only the folder had so many */
-    int same; /* of them are known; those from kept on are computed again for want of a snapshot */
+    int same; /* of them are known; those from kept on are computed again for want of a snapshot, or a file that ends there */
     int32_t was, is; /* the next token of what is known and of the prompt: where they part; -1 = none */
 };
 /* Makes s hold the longest beginning of ids[0..n) that it has itself or the store knows, but at least one token less than n, and

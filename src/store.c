@@ -525,6 +525,18 @@ static void compare(const struct qn_seq *s, int same, struct place at, const int
     out->is = out->same < n ? ids[out->same] : -1;
 }
 
+/* The folder may know more of them. */
+static void compare_folder(const struct store *st, const int32_t *ids, int n, struct qn_kept *out)
+{
+    int32_t was;
+    int same = st && st->tier && out->same < n ? tier_same(st->tier, ids, n, &was) : 0;
+    if (same <= out->same)
+        return;
+    out->same = same;
+    out->was = was;
+    out->is = same < n ? ids[same] : -1;
+}
+
 int qn_seq_resume(qn_seq *s, const int32_t *ids, int n, struct qn_kept *out)
 {
     struct qn_engine *e = s->engine;
@@ -539,6 +551,8 @@ int qn_seq_resume(qn_seq *s, const int32_t *ids, int n, struct qn_kept *out)
         best = resumable(st, at, limit);
     }
     compare(s, same, at, ids, n, &k);
+    if (out)
+        compare_folder(st, ids, n, &k);
     k.kept = own_place(s, same, limit);
     bool goes_on = same == s->n && (k.kept == s->n || best.n >= s->n);
     if (st && !goes_on) {
@@ -560,11 +574,6 @@ int qn_seq_resume(qn_seq *s, const int32_t *ids, int n, struct qn_kept *out)
         go_back(s, disk < limit ? disk : limit);
         k.kept = s->n;
         k.disk = s->n - known;
-        if (disk > k.same) {
-            k.same = disk;
-            k.was = -1;
-            k.is = disk < n ? ids[disk] : -1;
-        }
     } else if (best.n > k.kept) {
         restore(st, s, best, ids);
         k.kept = best.n;

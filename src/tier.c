@@ -451,6 +451,67 @@ void tier_release(struct tier_found *f)
     *f = (struct tier_found){0};
 }
 
+/* ---- where prompts part */
+
+/* How much of a segment that hangs on place `from` is ids; *was: what comes then. */
+static int same_in(const struct tier *t, const struct tier_file *f, const int32_t *ids, int from, int n, int32_t *was)
+{
+    struct saved s;
+    struct qn_error none;
+    int to = from;
+    char *path = path_of(t, f);
+    if (path && !saved_open(&s, t->e, path, &saved_segment, &none)) {
+        int i = 0, all = s.head.from == (uint64_t)from ? (int)s.head.n_ids : 0;
+        while (i < all && from + i < n && s.ids[i] == ids[from + i])
+            i++;
+        to = from + i;
+        *was = i < all ? s.ids[i] : -1;
+        saved_close(&s);
+    }
+    free(path);
+    return to;
+}
+
+/* The same for all that hang on the last place of a chain that leads further than those before it. */
+static int same_behind(const struct tier *t, const struct tier_files *l, const struct place_id *place,
+                       const struct chain *c, const int32_t *ids, int n, int32_t *was)
+{
+    enum { LOOKS = 64 }; /* files that are opened */
+    int same = c->end[c->n - 1];
+    for (int k = c->n - 1, looks = 0; k >= 0 && looks < LOOKS; k--) {
+        int from = c->end[k], cut = (from / TIER_CUT + 1) * TIER_CUT;
+        for (size_t i = 0; i < l->n && same < cut && looks < LOOKS; i++) {
+            const struct tier_file *f = &l->file[i];
+            int32_t next = -1;
+            if (f->snapshot || !place_same(f->parent, place[from]))
+                continue;
+            int to = same_in(t, f, ids, from, n, &next);
+            if (to > same || (to == same && *was < 0)) {
+                same = to;
+                *was = next;
+            }
+            looks++;
+        }
+    }
+    return same;
+}
+
+int tier_same(const struct tier *t, const int32_t *ids, int n, int32_t *was)
+{
+    struct tier_files l = {0};
+    struct chain c = {0};
+    struct qn_error none;
+    struct place_id *place = number_places(t, ids, n);
+    int same = 0;
+    *was = -1;
+    if (place && !tier_files_read(&l, t->folder, false, &none) && find_chain(&l, place, n, &c))
+        same = same_behind(t, &l, place, &c, ids, n, was);
+    free(c.end);
+    free(place);
+    tier_files_free(&l);
+    return same;
+}
+
 /* ---- reading */
 
 /* Which pages come from segment i, from block `first` on: of two with the same block, the later one has what was written last. */

@@ -48,6 +48,9 @@ struct tier_found {
  * many lead there; 0 = none.  What is damaged is reported and removed. */
 int tier_find(struct tier *t, const int32_t *ids, int above, int limit, struct tier_found *f);
 void tier_release(struct tier_found *f); /* idempotent */
+/* How many of ids[0..n) lead along the folder's segments, whether or not anything can be resumed there, and the next id of the prompt
+ * that goes on otherwise: -1 = none.  Of many prompts that part at one place only some are looked at. */
+int tier_same(const struct tier *t, const int32_t *ids, int n, int32_t *was);
 /* The state, and the pages from block `first` on, into a sequence that has pages for them; their time is now.  False: one is not what
  * was written, or is gone, and there is anything in the sequence; what is damaged is reported and removed. */
 bool tier_read(struct tier *t, struct tier_found *f, int first, struct qn_seq *s);

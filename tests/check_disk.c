@@ -84,7 +84,7 @@ static void test_restored(void **state)
                 struct qn_kept k = go_on(&o, ids, keep[p] + 1, keep[p] + MORE, want);
                 assert_int_equal(k.kept, keep[p]);
                 assert_int_equal(k.disk, keep[p]);
-                assert_int_equal(k.same, keep[p]);
+                assert_int_equal(k.same, keep[p] + (p < 2)); /* with what is known to follow there */
             }
             struct qn_kept k = go_on(&o, ids, N_CTX - 1, N_CTX, want);
             assert_int_equal(k.kept, 700);

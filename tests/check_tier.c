@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /* The cache folder where tests of whole engines do not reach: files that are cut short or gone between finding and reading, files that
- * turn out damaged when a sequence has given up what it had for them. */
+ * turn out damaged when a sequence has given up what it had for them, and where prompts part. */
 #include "eval.h"
 #include "hashmodel.h"
 #include "src/run.h"
@@ -209,11 +209,77 @@ static void test_fallen_back(void **state)
     test_tmp_folder("fallen");
 }
 
+/* ---- where prompts part */
+
+/* Each of three prompts is read by an engine of its own.  The second one finds out where it parts from the first, and keeps its
+ * beginning up to there; the third one goes on from that place. */
+static void try_parting(const char *model, int part, int first, const char *folder)
+{
+    int32_t ids[3][N_CTX];
+    struct qn_kept k;
+    for (int p = 0; p < 3; p++) {
+        make_ids(3, N_CTX, ids[p]);
+        ids[p][part] = 490 + p;
+    }
+    save(model, folder, ids[0], (const int[]){first, N}, 2);
+    for (int p = 1; p < 3; p++) {
+        struct qn_options o = options(model, folder);
+        uint64_t want = plain_row(model, ids[p], N);
+        qn_engine *e = eval_open(&o);
+        qn_seq *s = eval_seq(e);
+        int from = qn_seq_resume(s, ids[p], N, &k);
+        if (k.same != part || k.is != 490 + p)
+            fail_msg("%s, parting at %d, prompt %d: %d the same, then %d", model, part, p, k.same, k.is);
+        if (p == 1) {
+            assert_int_equal(k.was, 490);
+            assert_int_equal(from, part > 512 ? 512 : first < part ? first : 0);
+            append(s, ids[p] + from, part - from);
+            assert_int_equal(qn_seq_keep(s), 1);
+            from = part;
+        } else {
+            assert_true(k.was == 490 || k.was == 491);
+            assert_int_equal(from, part);
+            assert_int_equal(k.disk, part);
+        }
+        assert_true(append(s, ids[p] + from, N - from) == want);
+        qn_seq_free(s);
+        qn_close(e);
+        assert_int_equal(n_warnings, 0);
+    }
+}
+
+static void test_parting(void **state)
+{
+    static const char *const models[] = {"qwen35", "qwen3"};
+    (void)state;
+    for (int m = 0; m < 2; m++) {
+        try_parting(models[m], 170, 300, test_tmp_folder("parting")); /* within the first segment */
+        try_parting(models[m], 400, 300, test_tmp_folder("parting")); /* within the second */
+        try_parting(models[m], 515, 300, test_tmp_folder("parting")); /* behind a multiple of 512 */
+    }
+    /* what other models left does not count */
+    const char *folder = test_tmp_folder("parting");
+    int32_t ids[N];
+    struct qn_kept k;
+    make_ids(3, N, ids);
+    save("qwen35", folder, ids, (const int[]){N}, 1);
+    struct qn_options o = options("qwen35moe", folder);
+    qn_engine *e = eval_open(&o);
+    qn_seq *s = eval_seq(e);
+    assert_int_equal(qn_seq_resume(s, ids, N, &k), 0);
+    assert_int_equal(k.same, 0);
+    assert_int_equal(n_warnings, 0);
+    qn_seq_free(s);
+    qn_close(e);
+    test_tmp_folder("parting");
+}
+
 int main(int argc, char **argv)
 {
     const struct CMUnitTest tests[] = {
         {"tier/cut", test_cut, NULL, NULL, NULL},
         {"tier/fallen_back", test_fallen_back, NULL, NULL, NULL},
+        {"tier/parting", test_parting, NULL, NULL, NULL},
     };
     if (argc > 1)
         cmocka_set_test_filter(argv[1]);
