@@ -202,6 +202,41 @@ refuses 1 "not a JSON array" chat -m "$demo" --session "$tmp/text.session"
 refuses 1 "nothing to go on with" run -m "$demo" --session "$tmp/none.session"
 refuses 2 "one of -p TEXT and -f FILE" run -m "$demo"
 
+# prompts that begin alike, a start for each
+XDG_CACHE_HOME=$tmp/hashes
+export XDG_CACHE_HOME
+dir=$tmp/prompts.run
+alike=$(awk 'BEGIN { for (i = 0; i < 40; i++) printf "the dog saw %d birds and ", i % 7 }')
+asks() { # WHAT [OPTION...]: the answer, and in $tmp/asked how much was known
+    what=$1
+    shift
+    q run -m "$demo" --temp 0 -n 9 -p "$alike $what" >"$tmp/plain"
+    q run -m "$demo" --temp 0 -n 9 -p "$alike $what" --cache-dir "$dir" "$@" >"$tmp/answer"
+    sed -n 's/.*: \([0-9]*\) tokens kept\( ([0-9]* from disk)\)\{0,1\}, \([0-9]*\) read$/\1 \3/p' "$tmp/err" >"$tmp/asked"
+    same "the answer is that without a folder: $what $*" "$tmp/answer" "$tmp/plain"
+}
+asks 'then went home'
+is "at first nothing is known" "$(cut -d' ' -f1 "$tmp/asked")" 0
+all=$(cut -d' ' -f2 "$tmp/asked")
+asks 'then went home'
+is "the same prompt is not read again" "$(cut -d' ' -f2 "$tmp/asked")" 9
+check "and comes from disk" grep -q 'tokens kept ([0-9]* from disk), ' "$tmp/err"
+asks 'ran to the sea'
+asks 'sat under a tree'
+check "the third prompt goes on where the first two parted: $(cat "$tmp/asked"), all are $all" \
+    awk -v all="$all" '{ exit !($1 > 200 && $2 < 30 && $1 + $2 > all - 10) }' "$tmp/asked"
+asks 'ate a fish' --session "$tmp/alike.session"
+check "a session may go with it: $(cat "$tmp/asked")" awk '{ exit !($1 > 200 && $2 < 30) }' "$tmp/asked"
+asks 'ate a fish' --session "$tmp/alike.session"
+check "and has the prompt, but for what is too short for a snapshot: $(cat "$tmp/asked")" awk '{ exit !($2 < 9 + 8) }' "$tmp/asked"
+is "an interrupted prompt" \
+    "$(interrupt "$quern" run -m "$demo" --cache-dir "$dir" -f "$tmp/slow" -b 1 -t 1 --isa c --echo)" 130
+n_slow=$(sed -n 's/.* 0 tokens kept, \([0-9]*\) read$/\1/p' "$tmp/err")
+q run -m "$demo" --cache-dir "$dir" -f "$tmp/slow" -n 0
+check "is kept as far as it was read: $n_slow" grep -q ": $n_slow tokens kept ($n_slow from disk), " "$tmp/err"
+refuses 2 'keeps nothing' run -m "$demo" -p x --cache-dir "$dir" --cache-ram 0
+unset XDG_CACHE_HOME
+
 # an answer whose text the tokenizer would cut otherwise is not read again
 cat >"$tmp/chatml.jinja" <<'END'
 {% for m in messages %}<|im_start|>{{ m.role }}

@@ -2,7 +2,10 @@
 /* quern run: plain continuation of a text.
  *
  * A session's file has the text so far, and as its note which token comes next, where one was picked and not read yet:
- * {"next": [id]} or {"next": []}. */
+ * {"next": [id]} or {"next": []}.
+ *
+ * With a cache folder, what is known of the prompt is not read, and snapshots are made at its end and where it parts from what is known:
+ * the next one that begins in the same way goes on from there. */
 #include "gen.h"
 #include "setup.h"
 #include "term.h"
@@ -34,27 +37,29 @@ static int kept_ids(const struct run *r, const int32_t *ids)
 }
 
 /* Brings the sequence to ids, and leaves the last row's logits.  0, 1 when interrupted, or negative. */
-static int read_ids(struct run *r, const int32_t *ids, int n, int n_max, int *kept, struct qn_error *err)
+static int read_ids(struct run *r, const int32_t *ids, int n, int n_max, struct qn_kept *kept, struct qn_error *err)
 {
     struct marks marks = {0};
-    int from = qn_seq_resume(r->seq, ids, n, NULL);
+    int from = qn_seq_resume(r->seq, ids, n, kept);
     if ((r->room = gen_admit(r->seq, n, n_max, r->info.n_ctx, err)) < 0)
         return r->room;
     if (shifts(r)) /* what stays is read once */
         marks_add(&marks, from, kept_ids(r, ids) < n ? kept_ids(r, ids) : 0);
-    if (r->o->session) /* the same prompt again begins here */
+    if (r->o->cache_dir && kept->same < n)
+        marks_add(&marks, from, kept->same);
+    if (r->o->session || r->o->cache_dir) /* the same prompt again begins here */
         marks_add(&marks, from, n - 1);
     int rc = gen_prefill(r->e, r->seq, ids, from, n, &marks, r->o->n_batch, r->w.rows, err);
     write_begin(&r->w, r->room);
     r->n_read += qn_seq_len(r->seq) - from;
-    *kept = from;
     return rc;
 }
 
 /* What follows an id that does not fit any more: the sequence is read anew without the older half of what it holds. */
 static int shift(struct run *r, int32_t id, struct qn_error *err)
 {
-    int n = qn_seq_len(r->seq) + 1, kept;
+    int n = qn_seq_len(r->seq) + 1;
+    struct qn_kept kept;
     int32_t *ids = xmalloc((size_t)n * sizeof *ids);
     memcpy(ids, qn_seq_ids(r->seq), (size_t)(n - 1) * sizeof *ids);
     ids[n - 1] = id;
@@ -63,7 +68,7 @@ static int shift(struct run *r, int32_t id, struct qn_error *err)
     int rc = read_ids(r, ids, n, r->room - n, &kept, err);
     if (rc >= 0)
         say("the context of %d positions is full: %d tokens left out behind the first %d, %d kept, %d read again",
-            r->room, out, keep, kept, qn_seq_len(r->seq) - kept);
+            r->room, out, keep, kept.kept, qn_seq_len(r->seq) - kept.kept);
     r->torn = rc > 0;
     free(ids);
     return rc;
@@ -206,6 +211,15 @@ static void save_session(struct run *r)
         die("%s; the session was not saved", err.text);
 }
 
+/* How much of the text was known, and how much was not. */
+static void say_kept(const struct run *r, const char *file, const struct qn_kept *k)
+{
+    char disk[48] = "";
+    if (k->disk)
+        snprintf(disk, sizeof disk, " (%d from disk)", k->disk);
+    say("%s: %d tokens kept%s, %d read", file, k->kept, disk, r->n_read);
+}
+
 int cmd_run(struct opts *o)
 {
     if ((o->prompt && o->file) || (!o->prompt && !o->file && !o->session))
@@ -225,7 +239,8 @@ int cmd_run(struct opts *o)
     const char *source = setup_sampling(&sampling, o, r.e, false, &bias);
     if (qn_sampler_new(&sampler, r.e, &sampling, &err))
         die("%s", err.text);
-    int n = 0, n_written = 0, kept = 0;
+    int n = 0, n_written = 0;
+    struct qn_kept kept = {0};
     struct text prompt = {0};
     int32_t *ids = o->session ? load_session(&r, &n) : NULL;
     if (o->prompt || o->file) {
@@ -256,10 +271,14 @@ int cmd_run(struct opts *o)
         say("%s: left as it was, the %s was not read to its end", o->session, rc > 0 ? "prompt" : "shifted text");
     } else if (o->session) {
         save_session(&r);
-        say("%s: %d tokens kept, %d read", o->session, kept, r.n_read);
+        say_kept(&r, o->session, &kept);
+    } else if (o->cache_dir) {
+        say_kept(&r, o->cache_dir, &kept);
     }
+    if (o->cache_dir && rc > 0) /* what was read of an interrupted prompt need not be read again */
+        qn_seq_keep(r.seq);
     if (term_err())
-        say("%d tokens read, %.1f/s; %d written, %.1f/s", n - kept, (n - kept) / (t1 - t0), n_written,
+        say("%d tokens read, %.1f/s; %d written, %.1f/s", n - kept.kept, (n - kept.kept) / (t1 - t0), n_written,
             n_written / (t2 - t1));
     char figures[120];
     if (term_err() && write_describe(&r.w, figures, sizeof figures))

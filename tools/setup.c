@@ -85,7 +85,7 @@ static char *cache_folder(void)
 /* Only what comes back to earlier prompts, or to the beginning of one, has a prefix store. */
 static size_t cache_bytes(const struct opts *o)
 {
-    bool run = o->cmd == CMD_RUN && (o->session || CHOICE(o, on_full) != FULL_STOP);
+    bool run = o->cmd == CMD_RUN && (o->session || o->cache_dir || CHOICE(o, on_full) != FULL_STOP);
     if (o->cmd != CMD_CHAT && o->cmd != CMD_BATCH && !run)
         return 0;
     return GIVEN(o, cache_ram) ? (size_t)o->cache_ram << 20 : QN_CACHE_AUTO;
