@@ -487,8 +487,10 @@ same "after a torn line" "$tmp/ref.jsonl" "$tmp/torn.jsonl"
 # what does not belong together
 part=$tmp/changed.jsonl.part
 keep=$(cksum <"$part")
-refuses 1 "begun with --temp \"default\", now it is 0.5" batch -m "$demo" -i "$tmp/in.jsonl" --think off -s 11 -o "$tmp/changed.jsonl" --temp 0.5
-refuses 1 "begun with seed \"11\", now it is \"12\"" batch -m "$demo" -i "$tmp/in.jsonl" --think off -s 12 -o "$tmp/changed.jsonl"
+refuses 1 "changed.jsonl.part: begun with other settings: --temp was \"default\", is 0.5; the same settings go on, removing the file begins anew" batch -m "$demo" -i "$tmp/in.jsonl" --think off -s 11 -o "$tmp/changed.jsonl" --temp 0.5
+refuses 1 "other settings: seed was \"11\", is \"12\"; --top-k was \"default\", is 3;" batch -m "$demo" -i "$tmp/in.jsonl" --think off -s 12 --top-k 3 -o "$tmp/changed.jsonl"
+sed '1s/"--temp":"default"/"--warmth":1/' "$part" >"$tmp/older.jsonl.part"
+refuses 1 "settings: --temp was not there, is \"default\"; --warmth was 1, is not there;" batch -m "$demo" -i "$tmp/in.jsonl" --think off -s 11 -o "$tmp/older.jsonl"
 sed '3s/Once/Twice/' "$tmp/in.jsonl" >"$tmp/in2.jsonl"
 refuses 1 "the input has changed" batch -m "$demo" -i "$tmp/in2.jsonl" --think off -s 11 -o "$tmp/changed.jsonl"
 is "the part file stays" "$(cksum <"$part")" "$keep"

@@ -24,23 +24,41 @@ static bool parse_hash(const json_t *j, uint64_t *out)
     return !*end;
 }
 
+/* One more setting that is not what it was. */
+static void add_difference(struct text *all, const char *key, const json_t *then, const json_t *now)
+{
+    char *was = then ? json_dump(then) : xstrdup("not there"), *is = now ? json_dump(now) : xstrdup("not there");
+    char *line = xprintf("%s%s was %s, is %s", all->n ? "; " : "", key, was, is);
+    text_put(all, line, strlen(line));
+    free(was);
+    free(is);
+    free(line);
+}
+
 /* Compares settings and completes those that are null here. */
-static void check_settings(struct journal *j, json_t *settings, const json_t *old)
+static void check_settings(struct journal *j, json_t *settings, json_t *old)
 {
     const char *key;
-    json_t *now;
+    json_t *now, *then;
     void *next;
+    struct text all = {0};
     json_object_foreach_safe(settings, next, key, now)
     {
-        json_t *then = json_object_get(old, key);
+        then = json_object_get(old, key);
         if (json_is_null(now) && then)
             json_object_set(settings, key, then);
-        else if (!then || !json_equal(now, then)) {
-            char *a = then ? json_dump(then) : xstrdup("nothing"), *b = json_dump(now);
-            die("%s: begun with %s %s, now it is %s; go on with the same settings, or remove the file", j->path, key, a,
-                b);
-        }
+        else if (!then || !json_equal(now, then))
+            add_difference(&all, key, then, now);
     }
+    json_object_foreach(old, key, then)
+    {
+        if (!json_object_get(settings, key))
+            add_difference(&all, key, then, NULL);
+    }
+    if (all.n)
+        die("%s: begun with other settings: %s; the same settings go on, removing the file begins anew", j->path,
+            all.s);
+    text_free(&all);
 }
 
 static void check_head(struct journal *j, json_t *settings, const json_t *head)
