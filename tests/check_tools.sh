@@ -447,6 +447,31 @@ for np in 1 4 12; do
         [ $(($(computed) * 12)) -lt $((all * (np == 1 ? 3 : 2))) ]
 done
 
+# guesses change nothing, whoever else is in the step
+i=0
+while [ $i -lt 12 ]; do
+    echo "{\"prompt\": \"The dog ran. The cat ran. The dog ran $i. The cat\", \"max_tokens\": $((30 + i * 5)), \"ignore_eos\": true, \"temperature\": $((i % 2)), \"stop\": \"girl\"}"
+    i=$((i + 1))
+done >"$tmp/again.jsonl"
+for i in 1 2; do
+    echo "{\"prompt\": \"A dog, a cat, a dog, $i\", \"max_tokens\": 160, \"ignore_eos\": true, \"temperature\": 0}"
+done >>"$tmp/again.jsonl"
+repeats() { q batch -m "$demo" -i "$tmp/again.jsonl" -s 3 "$@"; }
+for full in '' '-c 48 --on-full shift'; do
+    # shellcheck disable=SC2086
+    repeats -o "$tmp/plain" -np 4 $full
+    [ "$full" ] || cp "$tmp/plain" "$tmp/plain0"
+    for how in '-np 1 --draft-max 7' '-np 4' '-np 14 --draft-max 63 -t 2' '-np 3 -ub 6'; do
+        # shellcheck disable=SC2086
+        repeats -o "$tmp/guessed" --spec ngram $how $full
+        same "guesses in a batch, $how $full" "$tmp/plain" "$tmp/guessed"
+        check "some were made" grep -q '^quern: guesses: [0-9]* of [1-9][0-9]* right' "$tmp/err"
+    done
+done
+repeats -o "$tmp/guessed" --spec ngram -np 14 -ub 14
+check "too many side by side for guesses" grep -q '^quern: 14 side by side: no guesses beside so many' "$tmp/err"
+same "then there are none" "$tmp/plain0" "$tmp/guessed"
+
 # and by the next batch
 common -o "$tmp/common.first" --cache-dir "$tmp/beginnings"
 common -o "$tmp/common.second" --cache-dir "$tmp/beginnings" -np 1

@@ -2,15 +2,16 @@
 /* quern batch: a file of prompts, many sequences side by side.
  *
  * Every call to the engine carries one row for each sequence that is being continued and fills up with rows of prompts that
- * are still being read; a sequence that ends makes room for the next line at once.  A beginning that prompts have in common is read
- * once.  A line is begun when its prompt and its whole answer have been promised room; until then it waits for others to end.  An answer
- * depends on its line, the settings and its index only, never on its neighbours, so a killed run can go on where it
- * was. */
+ * are still being read; a sequence that ends makes room for the next line at once.  Where nobody reads a prompt, guesses may stand behind
+ * those rows.  A beginning that prompts have in common is read once.  A line is begun when its prompt and its whole answer have been
+ * promised room; until then it waits for others to end.  An answer depends on its line, the settings and its index only, never on its
+ * neighbours, so a killed run can go on where it was. */
 #include "gen.h"
 #include "journal.h"
 #include "request.h"
 #include "setup.h"
 #include "term.h"
+#include "write.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -29,6 +30,7 @@ struct line {
 
 /* Shorter beginnings that prompts have in common are read by each; so many prompts are remembered. */
 enum { SHARE_LEAST = 32, RECENT = 256 };
+enum { GUESSES = 64 }; /* most of all lines together */
 
 struct slot {
     qn_seq *seq;
@@ -40,6 +42,8 @@ struct slot {
     int n_fed; /* ids of the prompt in the sequence */
     int room; /* tokens it needs room for */
     bool waits; /* until there is memory for them */
+    bool more; /* the answer goes on with g.id */
+    int32_t span[WRITE_MOST + 1]; /* that, and guesses */
     int n_out; /* tokens left out where the context was full */
     int mark; /* the store gets a snapshot behind so many of them; 0 = none */
     struct slot *leader; /* reads a beginning that this one has too, and until then this one waits; or NULL */
@@ -65,7 +69,12 @@ struct batch {
     struct slot *slots; /* [n_parallel] */
     struct qn_span *spans; /* [n_parallel] */
     struct slot **of; /* [n_parallel] the slot of each span */
-    float *logits; /* [n_parallel][n_vocab] */
+    float *logits; /* [n_parallel (1 + n_guesses)][n_vocab] */
+    int *keep; /* [n_parallel] tokens of each span that stay */
+    int n_guesses; /* most for a line; 0: nobody guesses */
+    struct guesser guesser;
+    struct write_figures figures;
+    int n_timed; /* lines in the steps that figures.cost is about */
     struct recent recent[RECENT];
     int n_recent; /* ever; entry i is recent[i % RECENT] */
     int64_t n_prompt, n_computed; /* ids of prompts: all, those that were read */
@@ -111,9 +120,10 @@ static uint64_t hash_input(const struct batch *b)
 /* Options that change how fast an answer comes, or where it goes. */
 static bool without_effect(const struct opt *row)
 {
-    static const char *const names[] = {"help",          "input",         "output",     "parallel",    "model", "seed",
-                                        "threads",       "threads-batch", "batch-size", "ubatch-size", "numa",  "isa",
-                                        "template-file", "cache-ram",     "cache-dir",  "cache-disk"};
+    static const char *const names[] = {"help",       "input",   "output",        "parallel",   "model",
+                                        "seed",       "threads", "threads-batch", "batch-size", "ubatch-size",
+                                        "numa",       "isa",     "template-file", "cache-ram",  "cache-dir",
+                                        "cache-disk", "spec",    "draft-max"};
     for (size_t i = 0; i < sizeof names / sizeof *names; i++)
         if (!strcmp(names[i], row->name))
             return true;
@@ -471,21 +481,110 @@ static void shift(struct batch *b, struct slot *s)
     b->n_again += n - s->n_fed;
 }
 
-static void take_logits(struct batch *b, struct slot *s, const float *logits)
+/* Picks what comes behind a row of s, and behind those that follow as long as they are what was picked; how many of them that were. */
+static int pick(struct batch *b, struct slot *s, const float *rows, int n_rows)
 {
-    bool more = gen_next(&s->g, logits, &s->text);
-    if (more && qn_seq_len(s->seq) >= s->room && request_shifts(&b->base)) {
+    int n = 0;
+    do
+        s->more = gen_next(&s->g, rows + (size_t)n++ * (size_t)b->base.info.n_vocab, &s->text);
+    while (s->more && n < n_rows && s->g.id == s->span[n]);
+    return n;
+}
+
+/* What was picked last is to be evaluated next, if there is room, or was the end. */
+static void settle(struct batch *b, struct slot *s)
+{
+    if (s->more && qn_seq_len(s->seq) >= s->room && request_shifts(&b->base)) {
         shift(b, s);
         return;
     }
-    if (more && qn_seq_len(s->seq) >= s->room) {
+    if (s->more && qn_seq_len(s->seq) >= s->room) {
         gen_finish(&s->g, FINISH_LENGTH, &s->text);
-        more = false;
+        s->more = false;
     }
-    if (more)
+    if (s->more)
         return;
     record(b, s->index, s->r.id, s, NULL);
     vacate(s);
+}
+
+/* Puts guesses behind the rows of n answers; how many. */
+static int add_guesses(struct batch *b, int n)
+{
+    struct qn_error err;
+    int all = 0;
+    if (n != b->n_timed)
+        memset(b->figures.cost, 0, sizeof b->figures.cost);
+    b->n_timed = n;
+    int most = write_choose(&b->figures, b->n_guesses);
+    for (int i = 0; i < n; i++) {
+        struct slot *s = b->of[i];
+        int room = s->room - qn_seq_len(s->seq) - 1;
+        int got = write_guess(&b->guesser, s->seq, s->g.id, most < room ? most : room, s->span + 1, &err);
+        if (got < 0)
+            die("%s", err.text);
+        s->span[0] = s->g.id;
+        b->spans[i].ids = s->span;
+        b->spans[i].n = 1 + got;
+        b->spans[i].logits = QN_LOGITS_ALL;
+        all += got;
+    }
+    return all;
+}
+
+/* What a step of n answers, with so many guesses in all, teaches about guessing. */
+static void learn(struct batch *b, int n, int guessed, double seconds)
+{
+    int n_tokens = 0;
+    for (int i = 0; i < n; i++) {
+        int got = b->spans[i].n - 1;
+        n_tokens += b->keep[i];
+        if (got)
+            write_guessed(&b->figures, got, b->keep[i] - 1);
+        else if (guessed)
+            write_missed(&b->figures);
+    }
+    write_stepped(&b->figures, n, (guessed + n - 1) / n, n_tokens, seconds);
+}
+
+/* Evaluates n spans and picks from their rows. */
+static void step(struct batch *b, int n)
+{
+    struct qn_error err;
+    bool writing = b->n_guesses > 0;
+    for (int i = 0; i < n; i++)
+        writing = writing && b->of[i]->n_fed == b->of[i]->r.n_ids;
+    double start = now_s(), seconds;
+    int guessed = writing ? add_guesses(b, n) : 0;
+    if (guessed ? qn_try(b->e, b->spans, n, b->logits, &err) : qn_eval(b->e, b->spans, n, b->logits, &err))
+        die("%s (%d of %d answers are in %s; the same command goes on from there)", err.text, b->journal.n_done,
+            b->n_lines, b->journal.path);
+    seconds = now_s() - start;
+    const float *row = b->logits;
+    for (int i = 0; i < n; i++) {
+        struct slot *s = b->of[i];
+        int n_rows = guessed ? b->spans[i].n : 1;
+        b->keep[i] = b->spans[i].n;
+        if (s->n_fed < s->r.n_ids)
+            advance(b, s, b->spans[i].n);
+        if (b->spans[i].logits != QN_LOGITS_NONE) {
+            int picked = pick(b, s, row, n_rows);
+            b->keep[i] = guessed ? picked : b->keep[i];
+            row += (size_t)n_rows * (size_t)b->base.info.n_vocab;
+            if (!guessed)
+                settle(b, s);
+        }
+        b->n_tokens += b->keep[i];
+    }
+    if (guessed) {
+        start = now_s();
+        qn_commit(b->e, b->keep);
+        seconds += now_s() - start;
+    }
+    for (int i = 0; i < n && guessed; i++)
+        settle(b, b->of[i]);
+    if (writing)
+        learn(b, n, guessed, seconds);
 }
 
 static void show_progress(struct batch *b)
@@ -499,25 +598,11 @@ static void show_progress(struct batch *b)
 
 static void work(struct batch *b)
 {
-    struct qn_error err;
     int n;
     progress_begin(&b->bar, "batch");
     interrupt_catch(true);
     for (fill_slots(b); (n = make_spans(b)) > 0; fill_slots(b)) {
-        if (qn_eval(b->e, b->spans, n, b->logits, &err))
-            die("%s (%d of %d answers are in %s; the same command goes on from there)", err.text, b->journal.n_done,
-                b->n_lines, b->journal.path);
-        const float *row = b->logits;
-        for (int i = 0; i < n; i++) {
-            struct slot *s = b->of[i];
-            b->n_tokens += b->spans[i].n;
-            if (s->n_fed < s->r.n_ids)
-                advance(b, s, b->spans[i].n);
-            if (b->spans[i].logits == QN_LOGITS_NONE)
-                continue;
-            take_logits(b, s, row);
-            row += b->base.info.n_vocab;
-        }
+        step(b, n);
         show_progress(b);
         if (interrupted()) {
             progress_end(&b->bar);
@@ -529,6 +614,25 @@ static void work(struct batch *b)
     interrupt_catch(false);
 }
 
+/* How many tokens are guessed for a line at most: their rows have room in a step, and not too many are given away. */
+static void choose_guesses(struct batch *b)
+{
+    struct opts *o = b->o;
+    int rows = o->n_parallel + GUESSES < o->n_ubatch ? o->n_parallel + GUESSES : o->n_ubatch;
+    int each = rows / o->n_parallel - 1;
+    b->guesser.drafter = (enum drafter)CHOICE(o, spec);
+    write_figures_begin(&b->figures);
+    if (b->guesser.drafter == DRAFT_OFF)
+        return;
+    if (each < 1) {
+        say("%d side by side: no guesses beside so many", o->n_parallel);
+        b->guesser.drafter = DRAFT_OFF;
+        o->spec = "off";
+        return;
+    }
+    b->n_guesses = o->draft_max = o->draft_max < each ? o->draft_max : each;
+}
+
 static void open_engine(struct batch *b)
 {
     struct opts *o = b->o;
@@ -536,6 +640,7 @@ static void open_engine(struct batch *b)
     int left = b->n_lines - b->journal.n_done;
     if (o->n_parallel > left)
         o->n_parallel = left;
+    choose_guesses(b);
     b->e = setup_open(o, (struct setup_size){.n_seq = o->n_parallel, .n_ctx = o->n_ctx, .n_threads = -1});
     b->base = (struct request_base){.o = o, .e = b->e, .kwargs = setup_kwargs(o, setup_think(o))};
     qn_model_info(b->e, &b->base.info);
@@ -546,7 +651,8 @@ static void open_engine(struct batch *b)
     b->slots = xmalloc(n * sizeof *b->slots);
     b->spans = xmalloc(n * sizeof *b->spans);
     b->of = xmalloc(n * sizeof *b->of);
-    b->logits = xmalloc(n * (size_t)b->base.info.n_vocab * sizeof *b->logits);
+    b->keep = xmalloc(n * sizeof *b->keep);
+    b->logits = xmalloc(n * (size_t)(1 + b->n_guesses) * (size_t)b->base.info.n_vocab * sizeof *b->logits);
     for (int i = 0; i < o->n_parallel; i++) {
         b->slots[i].index = -1;
         if (qn_seq_new(&b->slots[i].seq, b->e, &err))
@@ -569,6 +675,8 @@ static void close_all(struct batch *b)
     free(b->spans);
     free(b->of);
     free(b->logits);
+    free(b->keep);
+    free(b->guesser.ids);
     free(b->bias[0]);
     free(b->bias[1]);
     free(b->base.kwargs);
@@ -602,6 +710,9 @@ int cmd_batch(struct opts *o)
             b.n_prompt - b.n_computed + b.n_again, disk, b.n_computed - b.n_again);
         if (b.n_again)
             say("%" PRId64 " tokens read again where a context was full", b.n_again);
+        char figures[120];
+        if (write_describe(&b.figures, figures, sizeof figures))
+            say("guesses: %s", figures);
     }
     journal_finish(&b.journal);
     if (b.n_errors)

@@ -147,7 +147,7 @@ static void print_kept(const struct chat *c)
 static void print_guesses(const struct chat *c)
 {
     char figures[120];
-    if (write_describe(&c->timeline.w, figures, sizeof figures))
+    if (write_describe(&c->timeline.w.figures, figures, sizeof figures))
         out_printf("guesses        %s\n", figures);
 }
 

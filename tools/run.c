@@ -281,7 +281,7 @@ int cmd_run(struct opts *o)
         say("%d tokens read, %.1f/s; %d written, %.1f/s", n - kept.kept, (n - kept.kept) / (t1 - t0), n_written,
             n_written / (t2 - t1));
     char figures[120];
-    if (term_err() && write_describe(&r.w, figures, sizeof figures))
+    if (term_err() && write_describe(&r.w.figures, figures, sizeof figures))
         say("guesses: %s", figures);
     qn_sampler_free(sampler);
     write_close(&r.w);

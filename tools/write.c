@@ -18,10 +18,13 @@ void write_open(struct writer *w, qn_engine *e, qn_seq *seq, enum drafter drafte
 {
     struct qn_model_info info;
     qn_model_info(e, &info);
-    *w = (struct writer){
-        .e = e, .seq = seq, .drafter = drafter, .most = drafter == DRAFT_OFF ? 0 : most, .n_vocab = info.n_vocab};
+    *w = (struct writer){.e = e,
+                         .seq = seq,
+                         .guesser.drafter = drafter,
+                         .most = drafter == DRAFT_OFF ? 0 : most,
+                         .n_vocab = info.n_vocab};
     w->rows = xmalloc((size_t)(w->most + 1) * (size_t)info.n_vocab * sizeof *w->rows);
-    w->figures.right = 0.5;
+    write_figures_begin(&w->figures);
 }
 
 /* ---- guessing */
@@ -46,18 +49,25 @@ int write_search(const int32_t *ids, int n, int most, int32_t *out)
     return found;
 }
 
-/* Guesses from the sequence's own text. */
-static int search(struct writer *w, int most)
+int write_guess(struct guesser *g, qn_seq *s, int32_t next, int most, int32_t *out, struct qn_error *err)
 {
-    int n = qn_seq_len(w->seq);
-    if (n + 1 > w->cap) {
-        w->cap = n + 1024;
-        w->ids = xrealloc(w->ids, (size_t)w->cap * sizeof *w->ids);
+    int n = qn_seq_len(s);
+    if (g->drafter == DRAFT_OFF || most <= 0)
+        return 0;
+    if (g->drafter == DRAFT_MTP)
+        return qn_draft(s, next, most, out, NULL, err);
+    if (n + 1 > g->cap) {
+        g->cap = n + 1024;
+        g->ids = xrealloc(g->ids, (size_t)g->cap * sizeof *g->ids);
     }
-    memcpy(w->ids, qn_seq_ids(w->seq), (size_t)n * sizeof *w->ids);
-    w->ids[n] = w->span[0];
-    return write_search(w->ids, n + 1, most, w->span + 1);
+    memcpy(g->ids, qn_seq_ids(s), (size_t)n * sizeof *g->ids);
+    g->ids[n] = next;
+    return write_search(g->ids, n + 1, most, out);
 }
+
+/* ---- how many */
+
+void write_figures_begin(struct write_figures *f) { *f = (struct write_figures){.right = 0.5}; }
 
 static double expected(const struct write_figures *f, int k)
 {
@@ -74,52 +84,69 @@ static double expected(const struct write_figures *f, int k)
     return tokens / cost;
 }
 
-/* How many tokens to guess now. */
-static int choose(struct writer *w)
+int write_choose(const struct write_figures *f, int most)
 {
-    struct write_figures *f = &w->figures;
-    int best = 0, room = w->room - qn_seq_len(w->seq) - 1, most = w->most < room ? w->most : room;
-    if (w->always)
-        return most;
+    int best = 0;
     if (f->n_steps < PLAIN_FIRST)
         return 0;
     for (int k = 1; k <= most; k++)
         if (expected(f, k) > expected(f, best))
             best = k;
-    if (best == 0 && most > 0 && f->since >= PROBE)
-        best = 1;
-    return best;
+    return best == 0 && most > 0 && f->since >= PROBE ? 1 : best;
 }
+
+static void add_mean(double *mean, double x) { *mean = *mean == 0 ? x : *mean + weight * (x - *mean); }
+
+void write_guessed(struct write_figures *f, int n, int n_right)
+{
+    for (int i = 0; i < n && i <= n_right; i++)
+        f->right += weight * ((i < n_right) - f->right);
+    f->n_guessed += n;
+    f->n_right += n_right;
+}
+
+void write_missed(struct write_figures *f) { f->right -= weight * f->right; }
+
+void write_stepped(struct write_figures *f, int n_seq, int k, int n_tokens, double seconds)
+{
+    add_mean(&f->cost[k], seconds / n_seq);
+    f->since = k ? 0 : f->since + 1;
+    f->n_steps++;
+    f->n_tokens += n_tokens;
+    f->seconds += seconds;
+}
+
+double write_gain(const struct write_figures *f)
+{
+    return f->seconds > 0 ? (double)f->n_tokens * f->cost[0] / f->seconds : 0;
+}
+
+bool write_describe(const struct write_figures *f, char *out, size_t cap)
+{
+    int n = snprintf(out, cap, "%lld of %lld right", (long long)f->n_right, (long long)f->n_guessed);
+    if (write_gain(f) > 0)
+        snprintf(out + n, cap - (size_t)n, ", %.2f x as fast", write_gain(f));
+    return f->n_guessed > 0;
+}
+
+/* ---- steps */
 
 /* Guesses behind the first token of the span; false on error. */
 static bool guess(struct writer *w, struct qn_error *err)
 {
-    int n = choose(w), got = 0;
-    if (n > 0)
-        got = w->drafter == DRAFT_NGRAM ? search(w, n) : qn_draft(w->seq, w->span[0], n, w->span + 1, NULL, err);
+    int room = w->room - qn_seq_len(w->seq) - 1, most = w->most < room ? w->most : room;
+    int n = w->always ? most : write_choose(&w->figures, most);
+    int got = write_guess(&w->guesser, w->seq, w->span[0], n, w->span + 1, err);
     if (got < 0)
         return false;
     w->n_span = 1 + got;
     return true;
 }
 
-/* ---- steps */
-
-static void add_mean(double *mean, double x) { *mean = *mean == 0 ? x : *mean + weight * (x - *mean); }
-
 static void learn(struct writer *w)
 {
-    struct write_figures *f = &w->figures;
-    int k = w->n_span - 1, right = w->n_true - 1;
-    add_mean(&f->cost[k], w->spent);
-    for (int i = 0; i < k && i <= right; i++)
-        f->right += weight * ((i < right) - f->right);
-    f->since = k ? 0 : f->since + 1;
-    f->n_guessed += k;
-    f->n_right += right;
-    f->n_steps++;
-    f->n_tokens += w->n_true;
-    f->seconds += w->spent;
+    write_guessed(&w->figures, w->n_span - 1, w->n_true - 1);
+    write_stepped(&w->figures, 1, w->n_span - 1, w->n_true, w->spent);
 }
 
 void write_end(struct writer *w)
@@ -165,25 +192,10 @@ int write_next(struct writer *w, int32_t id, struct qn_error *err)
 
 int write_len(const struct writer *w) { return qn_seq_len(w->seq) + (w->n_span > 1 ? w->n_true : 0); }
 
-double write_gain(const struct writer *w)
-{
-    const struct write_figures *f = &w->figures;
-    return f->seconds > 0 ? (double)f->n_tokens * f->cost[0] / f->seconds : 0;
-}
-
-bool write_describe(const struct writer *w, char *out, size_t cap)
-{
-    const struct write_figures *f = &w->figures;
-    int n = snprintf(out, cap, "%lld of %lld right", (long long)f->n_right, (long long)f->n_guessed);
-    if (write_gain(w) > 0)
-        snprintf(out + n, cap - (size_t)n, ", %.2f x as fast", write_gain(w));
-    return f->n_guessed > 0;
-}
-
 void write_close(struct writer *w)
 {
     write_end(w);
     free(w->rows);
-    free(w->ids);
+    free(w->guesser.ids);
     *w = (struct writer){0};
 }

@@ -13,19 +13,43 @@ enum drafter { DRAFT_OFF, DRAFT_NGRAM, DRAFT_MTP };
 
 enum { WRITE_MOST = 63 }; /* guesses at once */
 
+/* Who guesses. */
+struct guesser {
+    enum drafter drafter;
+    int32_t *ids; /* [cap] what a sequence has, and the next one, for the search; malloc */
+    int cap;
+};
+/* What may come behind the tokens of s and `next`, which was picked: up to `most` ids into out; how many, or a negative code. */
+int write_guess(struct guesser *g, qn_seq *s, int32_t next, int most, int32_t *out, struct qn_error *err);
+
 /* What it costs and brings to guess, learnt on the way; kept from answer to answer. */
 struct write_figures {
-    double cost[WRITE_MOST + 1]; /* seconds of a step with so many guesses, mean of the last ones; 0 = not known */
+    double
+        cost[WRITE_MOST +
+             1]; /* seconds of a step with so many guesses, for each sequence, mean of the last ones; 0 = not known */
     double right; /* how often a guess is right whose forerunners were, mean of the last ones */
     int64_t n_guessed, n_right, n_steps, n_tokens; /* so far: guesses evaluated, those that came true, steps, tokens */
     double seconds; /* all steps */
     int since; /* tokens since guesses were tried last */
 };
+void write_figures_begin(struct write_figures *f);
+/* How many guesses are worth it, up to `most`. */
+int write_choose(const struct write_figures *f, int most);
+/* What came of the guesses for one sequence in a step: so many were made, so many of the first of them were right. */
+void write_guessed(struct write_figures *f, int n, int n_right);
+/* Nobody knew one for a sequence in a step with guesses for others. */
+void write_missed(struct write_figures *f);
+/* A step of n_seq sequences, with k guesses for each, took so long for so many tokens. */
+void write_stepped(struct write_figures *f, int n_seq, int k, int n_tokens, double seconds);
+/* Tokens a second over tokens a second without guesses, as far as measured; 0 = not known. */
+double write_gain(const struct write_figures *f);
+/* "61 of 80 right, 1.25 x as fast"; false when nothing was guessed. */
+bool write_describe(const struct write_figures *f, char *out, size_t cap);
 
 struct writer {
     qn_engine *e;
     qn_seq *seq;
-    enum drafter drafter;
+    struct guesser guesser;
     int most; /* guesses at once */
     bool always; /* as many as that, whether or not it pays: for tests */
     int n_vocab, room; /* room: tokens that the sequence may have */
@@ -34,8 +58,6 @@ struct writer {
     int32_t span[WRITE_MOST + 1]; /* its tokens: one that was picked, then guesses */
     int n_span, n_true; /* of them; as many have been picked by now */
     double spent; /* on the open step, seconds */
-    int32_t *ids; /* [cap] what the sequence has, and the next one, for the search */
-    int cap;
     struct write_figures figures;
 };
 
@@ -50,10 +72,6 @@ int write_next(struct writer *w, int32_t id, struct qn_error *err);
 /* Ends what is open: the sequence holds the tokens that were given to write_next(), and may be used again. */
 void write_end(struct writer *w);
 int write_len(const struct writer *w); /* tokens of the sequence, with those of the open step that have been picked */
-/* Tokens a second over tokens a second without guesses, as far as measured; 0 = not known. */
-double write_gain(const struct writer *w);
-/* "61 of 80 right, 1.25 x as fast"; false when nothing was guessed. */
-bool write_describe(const struct writer *w, char *out, size_t cap);
 
 /* The ids that came after the latest of the longest earlier occurrences of the end of ids[0..n), at least 2 tokens long: up to `most`
  * into out; returns how many. */
