@@ -37,7 +37,7 @@ double result_share_ops(const struct result *r)
     return ratio(ratio(ops_of(r), r->limits.int_ops_s), r->stats.seconds);
 }
 
-double result_bytes_per_token(const struct result *r) { return ratio(bytes_of(r), (double)r->stats.rows); }
+double result_bytes_per_token(const struct result *r) { return ratio(bytes_of(r), (double)r->n_tokens * r->n_repeat); }
 
 double result_experts(const struct result *r)
 {
