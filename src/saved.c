@@ -7,6 +7,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -100,40 +101,33 @@ static size_t pieces_at(const struct saved_head *h) { return sizeof *h + (size_t
 static size_t note_at(const struct saved_head *h) { return pieces_at(h) + (size_t)h->n_pieces * sizeof(uint64_t); }
 static size_t tables_end(const struct saved_head *h) { return note_at(h) + (size_t)h->note_bytes; }
 
-/* Hashes of all pieces of parts [first, first + n), malloc; NULL when there is no memory. */
-static uint64_t *hash_parts(struct qn_engine *e, const struct saved_head *h, const uint8_t *const *part, int n_states,
-                            int first, int n)
+/* The pieces of parts [first, first + n), *count of them, malloc; NULL when there is no memory. */
+static struct piece *cut_parts(const struct saved_head *h, const uint8_t *const *part, int n_states, int first, int n,
+                               size_t *count)
 {
-    size_t n_pieces = 0, at = 0;
+    size_t at = 0;
     for (int i = first; i < first + n; i++)
-        n_pieces += content_n_pieces(part_bytes(h, n_states, i));
-    struct piece *pieces = calloc(n_pieces + 1, sizeof *pieces);
-    uint64_t *hashes = calloc(n_pieces + 1, sizeof *hashes);
-    if (pieces && hashes) {
-        for (int i = first; i < first + n; at += content_n_pieces(part_bytes(h, n_states, i)), i++)
-            content_cut(part[i - first], part_bytes(h, n_states, i), pieces + at);
-        content_hash_pieces(e->pool, e->n_threads_batch, pieces, n_pieces, false);
-        for (size_t i = 0; i < n_pieces; i++)
-            hashes[i] = pieces[i].hash;
-    } else {
-        free(hashes);
-        hashes = NULL;
-    }
-    free(pieces);
-    return hashes;
+        at += content_n_pieces(part_bytes(h, n_states, i));
+    struct piece *pieces = calloc(at + 1, sizeof *pieces);
+    *count = at;
+    at = 0;
+    for (int i = first; pieces && i < first + n; at += content_n_pieces(part_bytes(h, n_states, i)), i++)
+        content_cut(part[i - first], part_bytes(h, n_states, i), pieces + at);
+    return pieces;
 }
 
 /* ---- writing */
 
 /* Head and tables as they are written, malloc [h->data_at]; NULL when there is no memory. */
-static uint8_t *make_tables(struct saved_head *h, const struct saved_data *d, const uint64_t *hashes)
+static uint8_t *make_tables(struct saved_head *h, const struct saved_data *d, const struct piece *pieces)
 {
     uint8_t *bytes = calloc(1, (size_t)h->data_at);
     if (!bytes)
         return NULL;
     if (h->n_ids)
         memcpy(bytes + sizeof *h, d->ids, (size_t)h->n_ids * sizeof *d->ids);
-    memcpy(bytes + pieces_at(h), hashes, (size_t)h->n_pieces * sizeof *hashes);
+    for (size_t i = 0; i < h->n_pieces; i++)
+        memcpy(bytes + pieces_at(h) + i * sizeof pieces[i].hash, &pieces[i].hash, sizeof pieces[i].hash);
     if (h->note_bytes)
         memcpy(bytes + note_at(h), d->note, (size_t)h->note_bytes);
     h->head_hash = 0;
@@ -148,17 +142,19 @@ int saved_write(struct file_new *f, struct qn_engine *e, const char *path, const
 {
     int n_states = saved_n_states(kind, h), n = n_states + saved_n_pages(kind, h);
     *f = (struct file_new){.fd = -1};
-    uint64_t *hashes = hash_parts(e, h, d->part, n_states, 0, n);
-    uint8_t *tables = hashes ? make_tables(h, d, hashes) : NULL;
+    size_t n_pieces, at = (size_t)h->data_at;
+    struct piece *pieces = cut_parts(h, d->part, n_states, 0, n, &n_pieces);
+    if (pieces)
+        content_hash_pieces(e->pool, e->n_threads_batch, pieces, n_pieces, false);
+    uint8_t *tables = pieces ? make_tables(h, d, pieces) : NULL;
     int code = tables ? file_new_open(f, path, saved_bytes(kind, h), err)
                       : fail(err, QN_E_MEMORY, "%s: no memory for its tables", path);
-    size_t at = (size_t)h->data_at;
     if (!code)
         code = file_new_write(f, tables, at, 0, err);
     for (int i = 0; !code && i < n; at += part_bytes(h, n_states, i), i++)
         code = file_new_write(f, d->part[i], part_bytes(h, n_states, i), at, err);
     free(tables);
-    free(hashes);
+    free(pieces);
     return code;
 }
 
@@ -342,32 +338,69 @@ static int check_behind(const struct saved *s, const struct qn_engine *e, int i,
     return 0;
 }
 
-/* Parts [first, first + n), as they were read, have their checksums. */
-static int check_parts(const struct saved *s, struct qn_engine *e, int first, int n, const uint8_t *const *part,
-                       struct qn_error *err)
+/* Pieces that lie one behind another in a file, on their way to memory. */
+struct reading {
+    const struct saved *s;
+    struct piece *piece; /* [n] */
+    size_t n;
+    const size_t *at; /* [n] in the file */
+    atomic_size_t next;
+    atomic_bool failed;
+    struct qn_error err; /* why, of the first that failed */
+};
+
+/* Memory that nobody has used yet costs more than what is read into it, so all workers do it. */
+static void read_worker(struct worker *w, void *arg)
 {
-    const struct saved_head *h = &s->head;
-    int n_states = saved_n_states(s->kind, h), before = first < n_states ? first : n_states, code = 0;
-    uint64_t *hashes = hash_parts(e, h, part, n_states, first, n);
-    if (!hashes)
-        return fail(err, QN_E_MEMORY, "%s: no memory for checksums", s->path);
-    size_t at = pieces_of(h, before, first - before), count = 0;
-    for (int i = first; i < first + n; i++)
-        count += content_n_pieces(part_bytes(h, n_states, i));
-    for (size_t i = 0; !code && i < count; i++)
-        if (memcmp(s->tables + pieces_at(h) + (at + i) * sizeof *hashes, &hashes[i], sizeof *hashes) != 0)
-            code = fail(err, QN_E_FORMAT, "%s: damaged: checksum %zu of %llu is not right", s->path, at + i + 1,
-                        (unsigned long long)h->n_pieces);
-    for (int i = first; !code && i < first + n && i < n_states; i++)
-        code = check_behind(s, e, i, part[i - first], err);
-    free(hashes);
-    return code;
+    struct reading *r = arg;
+    struct qn_error err;
+    size_t i;
+    while ((i = atomic_fetch_add_explicit(&r->next, 1, memory_order_relaxed)) < r->n) {
+        struct piece *p = &r->piece[i];
+        if (!read_bytes(r->s, (uint8_t *)(uintptr_t)p->data, p->bytes, r->at[i], &err))
+            p->hash = XXH3_64bits(p->data, p->bytes);
+        else if (!atomic_exchange(&r->failed, true))
+            r->err = err;
+    }
+}
+
+/* The pieces from file offset `from` on have the checksums that stand in the tables from `first` on. */
+static int read_pieces(struct saved *s, struct qn_engine *e, struct piece *pieces, size_t n, size_t *at, size_t from,
+                       size_t first, struct qn_error *err)
+{
+    struct reading r = {.s = s, .piece = pieces, .n = n, .at = at};
+    const uint8_t *want = s->tables + pieces_at(&s->head) + first * sizeof pieces->hash;
+    for (size_t i = 0; i < n; from += pieces[i++].bytes)
+        at[i] = from;
+    atomic_init(&r.next, 0);
+    atomic_init(&r.failed, false);
+    pool_run(e->pool, e->n_threads_batch, read_worker, &r);
+    if (atomic_load(&r.failed)) {
+        *err = r.err;
+        return err->code;
+    }
+    for (size_t i = 0; i < n; i++)
+        if (memcmp(want + i * sizeof pieces->hash, &pieces[i].hash, sizeof pieces->hash) != 0)
+            return fail(err, QN_E_FORMAT, "%s: damaged: checksum %zu of %llu is not right", s->path, first + i + 1,
+                        (unsigned long long)s->head.n_pieces);
+    return 0;
 }
 
 int saved_read(struct saved *s, struct qn_engine *e, int first, int n, uint8_t *const *out, struct qn_error *err)
 {
-    int n_states = saved_n_states(s->kind, &s->head), code = s->fd < 0 ? open_file(s, err) : 0;
-    for (int i = first; !code && i < first + n; i++)
-        code = read_bytes(s, out[i - first], part_bytes(&s->head, n_states, i), part_at(s, i), err);
-    return code ? code : check_parts(s, e, first, n, (const uint8_t *const *)out, err);
+    const struct saved_head *h = &s->head;
+    int n_states = saved_n_states(s->kind, h), before = first < n_states ? first : n_states;
+    if (s->fd < 0 && open_file(s, err))
+        return err->code;
+    size_t n_pieces;
+    struct piece *pieces = cut_parts(h, (const uint8_t *const *)out, n_states, first, n, &n_pieces);
+    size_t *at = calloc(n_pieces + 1, sizeof *at);
+    int code = pieces && at ? read_pieces(s, e, pieces, n_pieces, at, part_at(s, first),
+                                          pieces_of(h, before, first - before), err)
+                            : fail(err, QN_E_MEMORY, "%s: no memory to read it", s->path);
+    for (int i = first; !code && i < first + n && i < n_states; i++)
+        code = check_behind(s, e, i, out[i - first], err);
+    free(pieces);
+    free(at);
+    return code;
 }
