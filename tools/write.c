@@ -3,7 +3,8 @@
  *
  *     tokens a second of k guesses = (1 + r + r^2 + .. + r^k) / cost(k)
  *
- * The best k may be none; then guesses are tried again every PROBE tokens. */
+ * The best k may be none; then guesses are tried again every PROBE steps.  Where there are guesses all the time, a step without is made
+ * as often, so that what they are compared with is not what the first steps took. */
 #include "write.h"
 #include "term.h"
 
@@ -87,7 +88,7 @@ static double expected(const struct write_figures *f, int k)
 int write_choose(const struct write_figures *f, int most)
 {
     int best = 0;
-    if (f->n_steps < PLAIN_FIRST)
+    if (f->n_steps < PLAIN_FIRST || f->since_plain >= PROBE)
         return 0;
     for (int k = 1; k <= most; k++)
         if (expected(f, k) > expected(f, best))
@@ -111,6 +112,7 @@ void write_stepped(struct write_figures *f, int n_seq, int k, int n_tokens, doub
 {
     add_mean(&f->cost[k], seconds / n_seq);
     f->since = k ? 0 : f->since + 1;
+    f->since_plain = k ? f->since_plain + 1 : 0;
     f->n_steps++;
     f->n_tokens += n_tokens;
     f->seconds += seconds;

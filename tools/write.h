@@ -30,7 +30,7 @@ struct write_figures {
     double right; /* how often a guess is right whose forerunners were, mean of the last ones */
     int64_t n_guessed, n_right, n_steps, n_tokens; /* so far: guesses evaluated, those that came true, steps, tokens */
     double seconds; /* all steps */
-    int since; /* tokens since guesses were tried last */
+    int since, since_plain; /* steps since there were guesses last; since there were none */
 };
 void write_figures_begin(struct write_figures *f);
 /* How many guesses are worth it, up to `most`. */
