@@ -24,9 +24,8 @@ int write_guess(struct guesser *g, qn_seq *s, int32_t next, int most, int32_t *o
 
 /* What it costs and brings to guess, learnt on the way; kept from answer to answer. */
 struct write_figures {
-    double
-        cost[WRITE_MOST +
-             1]; /* seconds of a step with so many guesses, for each sequence, mean of the last ones; 0 = not known */
+    /* seconds of a step with so many guesses, for each sequence, mean of the last ones; 0 = not known */
+    double cost[WRITE_MOST + 1];
     double right; /* how often a guess is right whose forerunners were, mean of the last ones */
     int64_t n_guessed, n_right, n_steps, n_tokens; /* so far: guesses evaluated, those that came true, steps, tokens */
     double seconds; /* all steps */
