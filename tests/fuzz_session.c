@@ -19,6 +19,7 @@
 
 #include <xxhash.h>
 
+int LLVMFuzzerInitialize(int *argc, char ***argv);
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
 enum { N_IDS = 130, N_KEPT = 120, VOCAB = 512, N_FILES = 8 };
@@ -82,7 +83,8 @@ static void open_engine(const char *folder)
     must(qn_seq_new(&seq, engine, &err), &err);
 }
 
-static void begin(void)
+/* Called once, in front of the first input and outside of its time. */
+int LLVMFuzzerInitialize(int *argc, char ***argv)
 {
     struct qn_error err;
     const char *folder = test_tmp_folder("folder"), *path = test_tmp("session");
@@ -100,6 +102,7 @@ static void begin(void)
     add_folder(folder);
     open_engine(NULL);
     must(tier_open(&tier, engine, folder, 0, &err), &err);
+    return 0;
 }
 
 /* By the sizes that the unchanged file has: a changed size is wrong anyway. */
@@ -184,8 +187,6 @@ static void load_place(void)
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
-    if (!engine)
-        begin();
     int flags = size ? data[0] : 0;
     struct qn_error err;
     int32_t id = 5;
