@@ -23,6 +23,16 @@ size_t test_folder_bytes(const char *path); /* of its files; 0 where there is no
 /* Environment QUERN_TEST_QUICK: fewer and shorter runs of the same checks, for sanitizers and emulators. */
 bool test_quick(void);
 
+/* Defined where a sanitizer's allocator keeps freed memory for a while: how much the process has says nothing then. */
+#ifdef __has_feature
+#if __has_feature(address_sanitizer)
+#define TEST_KEEPS_FREED
+#endif
+#endif
+#ifdef __SANITIZE_ADDRESS__
+#define TEST_KEEPS_FREED
+#endif
+
 /* A whole file, malloc, with a NUL behind it; NULL when it cannot be read. */
 char *test_read(const char *path, size_t *size);
 void test_write(const char *path, const void *data, size_t size); /* aborts when it cannot */
