@@ -4,6 +4,7 @@
  * other sequences of other lengths.  QUERN_LONG: with more types of weights. */
 #include "eval.h"
 #include "hashmodel.h"
+#include "src/run.h"
 #include "testing.h"
 
 #include <setjmp.h>
@@ -37,14 +38,26 @@ static uint64_t go_on(qn_seq *s)
 
 /* ---- the ways.  Each gets an engine of its own. */
 
-static uint64_t fresh(const struct qn_options *o)
+static qn_seq *read_prompt(const struct qn_options *o)
 {
-    qn_engine *e = eval_open(o);
-    qn_seq *s = eval_seq(e);
+    qn_seq *s = eval_seq(eval_open(o));
     eval_append(s, ids, N_PROMPT, NULL);
-    uint64_t hash = go_on(s);
+    return s;
+}
+
+/* Of its engine, too. */
+static void end(qn_seq *s)
+{
+    qn_engine *e = s->engine;
     qn_seq_free(s);
     qn_close(e);
+}
+
+static uint64_t fresh(const struct qn_options *o)
+{
+    qn_seq *s = read_prompt(o);
+    uint64_t hash = go_on(s);
+    end(s);
     return hash;
 }
 
@@ -52,9 +65,7 @@ static uint64_t fresh(const struct qn_options *o)
 static uint64_t from_memory(const struct qn_options *o)
 {
     struct qn_kept kept;
-    qn_engine *e = eval_open(o);
-    qn_seq *s = eval_seq(e);
-    eval_append(s, ids, N_PROMPT, NULL);
+    qn_seq *s = read_prompt(o);
     assert_int_equal(qn_seq_keep(s), 1);
     eval_append(s, other[0], MORE, NULL);
     assert_int_equal(qn_seq_resume(s, other[1], N_IDS, NULL), 0);
@@ -62,8 +73,7 @@ static uint64_t from_memory(const struct qn_options *o)
     assert_int_equal(qn_seq_resume(s, ids, N_IDS, &kept), N_PROMPT);
     assert_int_equal(kept.disk, 0);
     uint64_t hash = go_on(s);
-    qn_seq_free(s);
-    qn_close(e);
+    end(s);
     return hash;
 }
 
@@ -71,19 +81,14 @@ static uint64_t from_session(const struct qn_options *o)
 {
     struct qn_error err;
     const char *path = test_tmp("session");
-    qn_engine *e = eval_open(o);
-    qn_seq *s = eval_seq(e);
-    eval_append(s, ids, N_PROMPT, NULL);
+    qn_seq *s = read_prompt(o);
     assert_int_equal(qn_seq_save(s, path, NULL, 0, &err), 0);
-    qn_seq_free(s);
-    qn_close(e);
-    e = eval_open(o);
-    s = eval_seq(e);
+    end(s);
+    s = eval_seq(eval_open(o));
     if (qn_seq_load(s, path, NULL, NULL, &err))
         fail_msg("%s", err.text);
     uint64_t hash = go_on(s);
-    qn_seq_free(s);
-    qn_close(e);
+    end(s);
     return hash;
 }
 
@@ -92,19 +97,14 @@ static uint64_t from_folder(const struct qn_options *like)
     struct qn_kept kept;
     struct qn_options o = *like;
     o.cache_dir = test_tmp_folder("folder");
-    qn_engine *e = eval_open(&o);
-    qn_seq *s = eval_seq(e);
-    eval_append(s, ids, N_PROMPT, NULL);
+    qn_seq *s = read_prompt(&o);
     assert_int_equal(qn_seq_keep(s), 1);
-    qn_seq_free(s);
-    qn_close(e);
-    e = eval_open(&o);
-    s = eval_seq(e);
+    end(s);
+    s = eval_seq(eval_open(&o));
     assert_int_equal(qn_seq_resume(s, ids, N_IDS, &kept), N_PROMPT);
     assert_int_equal(kept.disk, N_PROMPT);
     uint64_t hash = go_on(s);
-    qn_seq_free(s);
-    qn_close(e);
+    end(s);
     return hash;
 }
 
@@ -119,23 +119,19 @@ static uint64_t forked(const struct qn_options *o)
     eval_append(s, other[0], MORE, NULL);
     uint64_t hash = go_on(fork);
     qn_seq_free(fork);
-    qn_seq_free(s);
-    qn_close(e);
+    end(s);
     return hash;
 }
 
 /* An answer, then another one in its place. */
 static uint64_t regenerated(const struct qn_options *o)
 {
-    qn_engine *e = eval_open(o);
-    qn_seq *s = eval_seq(e);
-    eval_append(s, ids, N_PROMPT, NULL);
+    qn_seq *s = read_prompt(o);
     assert_int_equal(qn_seq_keep(s), 1);
     eval_append(s, other[0], MORE, NULL);
     assert_int_equal(qn_seq_rewind(s, N_PROMPT), N_PROMPT);
     uint64_t hash = go_on(s);
-    qn_seq_free(s);
-    qn_close(e);
+    end(s);
     return hash;
 }
 
