@@ -11,6 +11,7 @@ void fill_mul_avx2(struct simd_ops *ops);
 void fill_mul_avxvnni(struct simd_ops *ops); /* after fill_mul_avx2() */
 void fill_mul_avx512(struct simd_ops *ops);
 void fill_mul_avx512vbmi(struct simd_ops *ops); /* after fill_mul_avx512() */
+void fill_mul_amx(struct simd_ops *ops); /* after fill_mul_avx512vbmi() */
 void fill_mul_neon(struct simd_ops *ops);
 void fill_mul_i8mm(struct simd_ops *ops); /* after fill_mul_neon() */
 

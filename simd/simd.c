@@ -5,6 +5,7 @@
  *   avx2        AVX2 FMA F16C                     neon  AdvSIMD with half-precision arithmetic and dot products
  *   avx512      avx2 + AVX-512 F BW DQ VL VNNI    i8mm  neon + 8-bit matrix products
  *   avx512vbmi  avx512 + AVX-512 VBMI BITALG, GFNI
+ *   amx         avx512vbmi + AMX TILE INT8
  *   avxvnni     avx2 + AVX-VNNI; nothing builds on it
  *
  * A level is filled over those before it that run, so it has to bring only what it does better. */
@@ -19,6 +20,10 @@
 
 #if defined(HAVE_AVX2) || defined(HAVE_AVX512)
 #include <cpuid.h>
+#endif
+#ifdef HAVE_AMX
+#include <sys/syscall.h>
+#include <unistd.h>
 #endif
 #if defined(HAVE_NEON) || defined(HAVE_I8MM)
 #include <sys/auxv.h>
@@ -73,6 +78,18 @@ static bool cpu_avx512vbmi(void)
 }
 #endif
 
+#ifdef HAVE_AMX
+/* Tiles are the one register state that Linux gives a process only when it asks. */
+static bool cpu_amx(void)
+{
+    enum { REQUEST_PERMISSION = 0x1023, TILE_DATA = 18 };
+    unsigned a, b, c, d;
+    const unsigned need = 1u << 24 | 1u << 25;
+    return cpu_avx512vbmi() && (cpu_saved_state() & 3u << 17) == 3u << 17 && __get_cpuid_count(7, 0, &a, &b, &c, &d) &&
+           (d & need) == need && syscall(SYS_arch_prctl, REQUEST_PERMISSION, TILE_DATA) == 0;
+}
+#endif
+
 #if defined(HAVE_NEON) || defined(HAVE_I8MM)
 static bool cpu_neon(void)
 {
@@ -107,6 +124,9 @@ static const struct level {
 #ifdef HAVE_AVX512VBMI
     {"avx512vbmi", cpu_avx512vbmi, NULL, fill_mul_avx512vbmi},
 #endif
+#ifdef HAVE_AMX
+    {"amx", cpu_amx, NULL, fill_mul_amx},
+#endif
 #ifdef HAVE_NEON
     {"neon", cpu_neon, fill_neon, fill_mul_neon},
 #endif
@@ -118,6 +138,11 @@ static const struct level {
 enum { N_LEVEL = sizeof(level) / sizeof(level[0]) };
 
 /* Best first.  A level of a list needs all behind it, so what runs is what is behind the first that does. */
+#ifdef HAVE_AMX
+#define NAME_AMX "amx",
+#else
+#define NAME_AMX
+#endif
 #ifdef HAVE_AVX512VBMI
 #define NAME_AVX512VBMI "avx512vbmi",
 #else
@@ -143,9 +168,9 @@ enum { N_LEVEL = sizeof(level) / sizeof(level[0]) };
 #else
 #define NAME_NEON
 #endif
-static const char *const levels[] = {NAME_AVX512VBMI NAME_AVX512 NAME_AVX2 NAME_I8MM NAME_NEON "c", NULL};
+static const char *const levels[] = {NAME_AMX NAME_AVX512VBMI NAME_AVX512 NAME_AVX2 NAME_I8MM NAME_NEON "c", NULL};
 #ifdef HAVE_AVXVNNI
-static const char *const levels_vnni[] = {NAME_AVX512VBMI NAME_AVX512 "avxvnni", NAME_AVX2 "c", NULL};
+static const char *const levels_vnni[] = {NAME_AMX NAME_AVX512VBMI NAME_AVX512 "avxvnni", NAME_AVX2 "c", NULL};
 #endif
 
 static bool name_runs(const char *name)

@@ -116,7 +116,7 @@ double bound_bytes(const struct quant_type *type)
 
 double bound_rate(const char *level)
 {
-    return strncmp(level, "avx512", 6) ? 0 : bench_limits(1, level)->int_ops_s / OPS_PER_DOT;
+    return strncmp(level, "avx512", 6) && strcmp(level, "amx") ? 0 : bench_limits(1, level)->int_ops_s / OPS_PER_DOT;
 }
 
 int bench_bounds(const char *format)

@@ -204,7 +204,7 @@ const struct opt opt_table[] = {
         "Keep the weights, as the kernels read them, in this file: the first start writes it, the next ones map it. With auto, each model has its own in the user's cache folder."},
     {"hugepages", "", OPT_FLAG, GROUP_COMPUTE, ENGINE, AT(hugepages), 0, 0, NULL, NULL, NULL,
         "Put the weights into explicit huge pages, which the system must have set aside. Transparent ones are asked for anyway."},
-    {"isa", "", OPT_CHOICE, GROUP_COMPUTE, ENGINE, AT(isa), 0, 0, "auto", "LEVEL", "auto|c|avx2|avxvnni|avx512|avx512vbmi|neon|i8mm",
+    {"isa", "", OPT_CHOICE, GROUP_COMPUTE, ENGINE, AT(isa), 0, 0, "auto", "LEVEL", "auto|c|avx2|avxvnni|avx512|avx512vbmi|amx|neon|i8mm",
         "Instruction-set level of the kernels. Changes speed, never the result."},
     {"numa", "", OPT_CHOICE, GROUP_COMPUTE, ENGINE, AT(numa), 0, 0, "auto", "WORD", "auto|off",
         "Pin workers, and where they are on several memory nodes give each node a slice of every matrix (auto), or leave both to the system (off). Changes speed, never the result."},

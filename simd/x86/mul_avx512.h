@@ -14,12 +14,20 @@
 typedef __m512i vi;
 typedef __m512 vf;
 
-enum { W = 16, PARTS = 1, WIDE_BIAS = 128, BOOK_BIAS = 1, MAX_COLS = 16, MAX_SUMS = 16, DOT_COLS = 4 };
+#ifndef MUL_SIGNED
+enum { WIDE_BIAS = 128 };
+#else
+enum { WIDE_BIAS = 0 };
+#endif
+enum { W = 16, PARTS = 1, BOOK_BIAS = 1, MAX_SUMS = 16, DOT_COLS = 4 };
+#ifndef TILE_COLS
+enum { MAX_COLS = 16 };
 /* clang-format off */
 #define TILE_COLS(M, t) \
     M(t, 1) M(t, 2) M(t, 3) M(t, 4) M(t, 5) M(t, 6) M(t, 7) M(t, 8) \
     M(t, 9) M(t, 10) M(t, 11) M(t, 12) M(t, 13) M(t, 14) M(t, 15) M(t, 16)
 /* clang-format on */
+#endif
 
 static ALWAYS_INLINE vi v_load(const void *p) { return _mm512_loadu_si512(p); }
 static ALWAYS_INLINE void v_store(void *p, vi x) { _mm512_storeu_si512(p, x); }
