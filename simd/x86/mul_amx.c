@@ -251,7 +251,7 @@ static void amx_begin(bool halves)
 
 static void amx_end(void) { __asm__ volatile("tilerelease"); }
 
-/* Groups [a->first .. ] of `tiles` times 16 rows, `data` the first of them, times all panels.  The next rows are asked for beside the first
+/* Groups [first, end) of `tiles` times 16 rows, `data` the first of them, times all panels.  The next rows are asked for beside the first
  * panel, behind the last ones the next section. */
 static void amx_section(const struct amx_type *t, const uint8_t *data, const struct mat *w, int tiles, int64_t first,
                         int64_t end, const struct columns panel[PANELS][SECTION], const int *n, int panels,

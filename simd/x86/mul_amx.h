@@ -7,7 +7,7 @@
 
 enum { AMX_FEW = 9 }; /* columns that vector dots multiply as fast */
 
-/* Products of up to AMX_FEW columns (more are as right) of a TILES type. */
+/* The product of a TILES type for up to AMX_FEW columns. */
 mul_fn *mul_amx_few(enum qn_type type);
 
 #endif
