@@ -2,7 +2,7 @@
 /* Sixteen virtual lanes: the vocabulary in which float code is written once.  A level defines LANES_AVX2, LANES_AVX512 or
  * LANES_NEON before it includes this header; without one, a vector is float[16] in plain C, which is the specification.
  *
- *   lf  16 floats    li  16 int32    lm  16 truth values
+ *   lf  16 floats    li  16 int32    lm  16 truth values    lp  PART_LANES floats, so many that twelve lp fit the registers
  *
  * Every operation acts on each lane alone, rounds once and gives the same bits on all levels (NaN signs and payloads apart).
  * lanes_get() and lanes_put() take min(n, 16) elements, n >= 0, and touch no memory past them; lanes past the end read +0.
@@ -39,6 +39,17 @@ enum { LANES = 16 };
 #include "simd/arm/lanes_neon.h"
 #else
 #include "simd/lanes_c.h"
+#endif
+
+#if !defined(LANES_AVX2) && !defined(LANES_NEON) /* those have parts of their own */
+typedef lf lp;
+enum { PART_LANES = LANES };
+LANE_FN lp part_set(float x) { return lanes_set(x); }
+LANE_FN lp part_load(const float *p) { return lanes_load(p); }
+LANE_FN void part_store(float *p, lp x) { lanes_store(p, x); }
+LANE_FN lp part_add(lp x, lp y) { return lanes_add(x, y); }
+LANE_FN lp part_mul(lp x, lp y) { return lanes_mul(x, y); }
+LANE_FN lp part_fma(lp x, lp y, lp z) { return lanes_fma(x, y, z); }
 #endif
 
 LANE_FN lf lanes_zero(void) { return lanes_set(0.0f); }

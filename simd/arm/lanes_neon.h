@@ -20,6 +20,21 @@ typedef struct {
 
 enum { LANES_ACC = 4 };
 
+typedef struct {
+    float32x4_t a, b;
+} lp;
+enum { PART_LANES = 8 };
+LANE_FN lp part_set(float x) { return (lp){vdupq_n_f32(x), vdupq_n_f32(x)}; }
+LANE_FN lp part_load(const float *p) { return (lp){vld1q_f32(p), vld1q_f32(p + 4)}; }
+LANE_FN void part_store(float *p, lp x)
+{
+    vst1q_f32(p, x.a);
+    vst1q_f32(p + 4, x.b);
+}
+LANE_FN lp part_add(lp x, lp y) { return (lp){vaddq_f32(x.a, y.a), vaddq_f32(x.b, y.b)}; }
+LANE_FN lp part_mul(lp x, lp y) { return (lp){vmulq_f32(x.a, y.a), vmulq_f32(x.b, y.b)}; }
+LANE_FN lp part_fma(lp x, lp y, lp z) { return (lp){vfmaq_f32(z.a, x.a, y.a), vfmaq_f32(z.b, x.b, y.b)}; }
+
 #define LANES_1(T, fn, x)    ((T){fn((x).a), fn((x).b), fn((x).c), fn((x).d)})
 #define LANES_2(T, fn, x, y) ((T){fn((x).a, (y).a), fn((x).b, (y).b), fn((x).c, (y).c), fn((x).d, (y).d)})
 #define LANES_3(T, fn, x, y, z) \

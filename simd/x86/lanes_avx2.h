@@ -18,6 +18,15 @@ typedef lf lm; /* all bits of a lane set or clear */
 
 enum { LANES_ACC = 4 };
 
+typedef __m256 lp;
+enum { PART_LANES = 8 };
+LANE_FN lp part_set(float x) { return _mm256_set1_ps(x); }
+LANE_FN lp part_load(const float *p) { return _mm256_loadu_ps(p); }
+LANE_FN void part_store(float *p, lp x) { _mm256_storeu_ps(p, x); }
+LANE_FN lp part_add(lp x, lp y) { return _mm256_add_ps(x, y); }
+LANE_FN lp part_mul(lp x, lp y) { return _mm256_mul_ps(x, y); }
+LANE_FN lp part_fma(lp x, lp y, lp z) { return _mm256_fmadd_ps(x, y, z); }
+
 LANE_FN lm lanes_below(int64_t n)
 {
     const __m256i l = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
