@@ -12,6 +12,7 @@
 
 /* Loads from the array x are loads, not pieces of the register that was stored there. */
 #define IN_MEMORY(x) __asm__("" : "+m"(x))
+/* x is computed at this place, before what follows. */
 #define IN_REGISTER(x) __asm__("" : "+x"(x))
 
 static ALWAYS_INLINE int32_t load_4(const void *p)

@@ -1,7 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /* The few columns of the amx level: vector dots.  The processors that have AMX read memory faster when it is asked for. */
 #define PANEL_COLS    16
-#define PREFETCH_ONE  2048
 #define PREFETCH_MORE 2048
 /* clang-format off */
 enum { MAX_COLS = 9 };
